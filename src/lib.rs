@@ -1,0 +1,3 @@
+//! pgseal backs up PostgreSQL databases and restores them.
+
+pub mod model;

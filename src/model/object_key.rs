@@ -1,0 +1,259 @@
+//! The only way to name an object in a store.
+//!
+//! A backup is two objects side by side: `NAME.dump.gpg` (the sealed dump) and `NAME.manifest.gpg` (the sealed
+//! manifest, written last). Keys are made here alone, from checked parts.
+
+use std::fmt;
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::ids::Uid;
+use super::kind::BackupKind;
+
+/// What the sealed dump's key ends with.
+pub const DUMP_SUFFIX: &str = ".dump.gpg";
+/// What the sealed manifest's key ends with.
+pub const MANIFEST_SUFFIX: &str = ".manifest.gpg";
+/// S3's own limit for a key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
+pub const KEY_BYTES_MAX: usize = 1024;
+/// What a file name may have on the usual Linux file systems (NAME_MAX); a local store has a file for each key.
+const SEGMENT_BYTES_MAX: usize = 200;
+
+/// The name of an object: relative, `/`-separated, without empty, `.` or `..` segments and without control characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(String);
+
+/// Why a text is no object key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ObjectKeyError {
+    /// The empty text.
+    #[error("an object key is not empty")]
+    Empty,
+    /// Longer than S3 takes.
+    #[error(
+        "an object key has at most {KEY_BYTES_MAX} bytes, and at most {SEGMENT_BYTES_MAX} between two slashes"
+    )]
+    TooLong,
+    /// A segment that could leave the store's root, or that file systems cannot hold.
+    #[error(
+        "an object key has no leading slash, no empty part, no part that starts with a dot, and no control characters or backslashes"
+    )]
+    BadSegment,
+}
+
+impl ObjectKey {
+    /// Checks a text that came from outside: a listing, or somebody who typed a whole key.
+    ///
+    /// # Errors
+    /// The text is empty, too long, or could mean something outside the store.
+    pub fn parse(text: &str) -> Result<Self, ObjectKeyError> {
+        if text.is_empty() {
+            return Err(ObjectKeyError::Empty);
+        }
+        if text.len() > KEY_BYTES_MAX
+            || text
+                .split('/')
+                .any(|segment| segment.len() > SEGMENT_BYTES_MAX)
+        {
+            return Err(ObjectKeyError::TooLong);
+        }
+        // A part that starts with a dot covers `.`, `..` and the local store's own hidden files.
+        let bad = |segment: &str| segment.is_empty() || segment.starts_with('.');
+        if text.split('/').any(bad) || text.chars().any(|c| c.is_control() || c == '\\') {
+            return Err(ObjectKeyError::BadSegment);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The key as the store sees it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part behind the last slash.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// The backup's name: the file name without its ending; `None` for a manifest or another kind of object.
+    #[must_use]
+    pub fn backup_name(&self) -> Option<&str> {
+        let file = self.file_name();
+        if file.ends_with(MANIFEST_SUFFIX) {
+            return None;
+        }
+        file.strip_suffix(DUMP_SUFFIX)
+            .or_else(|| file.strip_suffix(".gpg"))
+            .filter(|name| !name.is_empty())
+    }
+
+    /// The manifest's key that stands beside this dump's key; `None` where this is no dump's key.
+    #[must_use]
+    pub fn manifest_key(&self) -> Option<Self> {
+        self.0
+            .strip_suffix(DUMP_SUFFIX)
+            .map(|stem| Self(format!("{stem}{MANIFEST_SUFFIX}")))
+    }
+
+    /// The dump's key that stands beside this manifest's key; `None` where this is no manifest's key.
+    #[must_use]
+    pub fn dump_key(&self) -> Option<Self> {
+        self.0
+            .strip_suffix(MANIFEST_SUFFIX)
+            .map(|stem| Self(format!("{stem}{DUMP_SUFFIX}")))
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
+    }
+}
+
+/// Where the backups of one target live: `{prefix}/{environment}/` or, for a named target, `{prefix}/{environment}/{target}/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    folder: String,
+}
+
+impl Layout {
+    /// Checks the parts. `target` is `None` for the target `default`.
+    ///
+    /// # Errors
+    /// A part that is empty, hidden, or not made of letters, digits, `-`, `_` and `.` (the prefix may hold slashes).
+    pub fn new(
+        prefix: &str,
+        environment: &str,
+        target: Option<&str>,
+    ) -> Result<Self, ObjectKeyError> {
+        let plain = |part: &str| {
+            part.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        if !plain(environment) || !target.is_none_or(plain) {
+            return Err(ObjectKeyError::BadSegment);
+        }
+        let folder = match target {
+            Some(target) => format!("{prefix}/{environment}/{target}"),
+            None => format!("{prefix}/{environment}"),
+        };
+        let folder = ObjectKey::parse(&folder)?.0;
+        Ok(Self { folder })
+    }
+
+    /// What a listing of this target's objects starts with, its slash included.
+    #[must_use]
+    pub fn listing_prefix(&self) -> String {
+        format!("{}/", self.folder)
+    }
+
+    /// The key of a backup that started at `started_at`. `disambiguate` adds eight hex digits of the uid, for a name
+    /// that is taken.
+    #[must_use]
+    pub fn dump_key(
+        &self,
+        kind: BackupKind,
+        started_at: OffsetDateTime,
+        disambiguate: Option<&Uid>,
+    ) -> ObjectKey {
+        let utc = started_at.to_offset(time::UtcOffset::UTC);
+        let folder = utc
+            .format(format_description!("[year]/[month]"))
+            .unwrap_or_default();
+        let stamp = utc
+            .format(format_description!(
+                "[year][month][day]_[hour][minute][second]"
+            ))
+            .unwrap_or_default();
+        let suffix = disambiguate
+            .map(|uid| format!("_{}", uid.short()))
+            .unwrap_or_default();
+        ObjectKey(format!(
+            "{}/{folder}/backup_{kind}_{stamp}{suffix}{DUMP_SUFFIX}",
+            self.folder
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_backup_and_its_manifest_stand_side_by_side() {
+        let layout = Layout::new("backups", "prod", None).unwrap();
+        let started = time::macros::datetime!(2026-03-09 23:59:07 +02:00);
+        let key = layout.dump_key(BackupKind::PreRestore, started, None);
+        assert_eq!(
+            key.as_str(),
+            "backups/prod/2026/03/backup_pre_restore_20260309_215907.dump.gpg"
+        );
+        assert_eq!(
+            key.backup_name(),
+            Some("backup_pre_restore_20260309_215907")
+        );
+        let manifest = key.manifest_key().unwrap();
+        assert_eq!(
+            manifest.as_str(),
+            "backups/prod/2026/03/backup_pre_restore_20260309_215907.manifest.gpg"
+        );
+        assert_eq!(manifest.dump_key(), Some(key));
+        assert_eq!(manifest.backup_name(), None);
+    }
+
+    #[test]
+    fn a_named_target_has_its_own_folder() {
+        let layout = Layout::new("deep/er", "staging", Some("shop")).unwrap();
+        assert_eq!(layout.listing_prefix(), "deep/er/staging/shop/");
+        for bad in ["", "..", "a/b", "a b", ".hidden", "ü"] {
+            assert!(
+                Layout::new("backups", "prod", Some(bad)).is_err(),
+                "{bad:?} was taken"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_that_could_leave_the_store_are_refused() {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "a//b",
+            "a/../b",
+            "..",
+            "a/./b",
+            "a\nb",
+            "a\\b",
+            "a/",
+            "a/.stage",
+            "a\0",
+        ] {
+            assert!(ObjectKey::parse(bad).is_err(), "{bad:?} was taken");
+        }
+        assert!(ObjectKey::parse(&"x".repeat(201)).is_err());
+        assert!(ObjectKey::parse(&"x/".repeat(520).trim_end_matches('/')).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_key_never_escapes_the_root(text in ".{0,80}") {
+            if let Ok(key) = ObjectKey::parse(&text) {
+                let joined = std::path::Path::new("/root").join(key.as_str());
+                let parts: Vec<_> = joined.components().collect();
+                prop_assert!(parts.iter().all(|part| !matches!(part, std::path::Component::ParentDir)));
+                prop_assert!(joined.starts_with("/root"));
+            }
+        }
+    }
+}
