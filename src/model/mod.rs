@@ -1,6 +1,7 @@
 //! The nouns of pgseal: what a backup is called, what its manifest says, which database is meant. No I/O here, and
 //! no clock and no randomness: both are arguments.
 
+pub mod connection;
 pub mod digest;
 pub mod ids;
 pub mod kind;
