@@ -1,4 +1,7 @@
 //! pgseal backs up PostgreSQL databases and restores them.
 
 pub mod model;
+pub mod pg;
+pub mod pipe;
+pub mod progress;
 pub mod seal;

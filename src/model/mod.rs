@@ -5,5 +5,6 @@ pub mod connection;
 pub mod digest;
 pub mod ids;
 pub mod kind;
+pub mod manifest;
 pub mod object_key;
 pub mod passphrase;

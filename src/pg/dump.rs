@@ -1,0 +1,151 @@
+//! `pg_dump`, as a stream of an archive's bytes with an end that counts.
+
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::ChildStdout;
+
+use super::child::{Child, OnLine, Spawn};
+use super::clients::Client;
+use super::error::PgError;
+use crate::model::connection::Connection;
+use crate::progress::Progress;
+
+/// How much is read at once: a quarter of the widened pipe, so that pg_dump can go on writing meanwhile.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// The first bytes of an archive in custom format.
+const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
+
+/// What pg_dump compresses itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DumpCompression {
+    /// Nothing: it is compressed while it is sealed.
+    None,
+    /// The table data, with zstd at this level.
+    Zstd(u8),
+}
+
+/// What to dump.
+pub struct DumpRequest<'a> {
+    /// Which programs.
+    pub client: &'a Client,
+    /// Which database, on the server that holds the snapshot.
+    pub connection: &'a Connection,
+    /// The exported snapshot's id.
+    pub snapshot: &'a str,
+    /// Patterns of tables whose data is left out, as pg_dump reads them.
+    pub exclude_table_data: &'a [String],
+    /// What pg_dump compresses.
+    pub compression: DumpCompression,
+    /// How long to wait for a table that somebody has locked.
+    pub lock_wait: Duration,
+}
+
+/// A running pg_dump. Dropping it ends it; only [`Dump::finish`] says that the archive is whole.
+#[must_use = "a dump that was not finished may be cut"]
+pub struct Dump {
+    child: Child,
+    stdout: ChildStdout,
+    beginning: Vec<u8>,
+    bytes: u64,
+}
+
+impl Dump {
+    /// Starts pg_dump. The tables it says it is at are passed to `progress`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(request: &DumpRequest<'_>, progress: &Arc<Progress>) -> Result<Self, PgError> {
+        let program = request.client.pg_dump();
+        let spawn = Spawn {
+            name: "pg_dump",
+            program: &program,
+            arguments: arguments(request),
+            connection: Some(request.connection),
+            stdin: Stdio::null(),
+            stdout: Stdio::piped(),
+            on_line: Some(table_at_hand("dumping contents of table ", progress)),
+        };
+        let mut child = spawn.start()?;
+        let stdout = child.take_stdout().expect("stdout was piped");
+        Ok(Self {
+            child,
+            stdout,
+            beginning: Vec::new(),
+            bytes: 0,
+        })
+    }
+
+    /// The archive's next bytes; `None` when pg_dump closed its output, which alone proves nothing.
+    ///
+    /// # Errors
+    /// The pipe fails.
+    pub async fn read(&mut self) -> Result<Option<Bytes>, PgError> {
+        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+        let pipe = |source| PgError::Pipe {
+            operation: "read from pg_dump",
+            source,
+        };
+        while chunk.len() < CHUNK_BYTES {
+            if self.stdout.read_buf(&mut chunk).await.map_err(pipe)? == 0 {
+                break;
+            }
+        }
+        if self.beginning.len() < ARCHIVE_MAGIC.len() {
+            let missing = ARCHIVE_MAGIC.len() - self.beginning.len();
+            self.beginning.extend(chunk.iter().take(missing));
+        }
+        self.bytes += chunk.len() as u64;
+        Ok((!chunk.is_empty()).then(|| chunk.freeze()))
+    }
+
+    /// Waits for pg_dump's end, and returns its warnings.
+    ///
+    /// # Errors
+    /// It ended in failure or by a signal, or what it wrote is no archive.
+    pub async fn finish(self) -> Result<Vec<String>, PgError> {
+        // It may wait for us to read what is left, and would wait for ever.
+        drop(self.stdout);
+        let said = self.child.finish().await?;
+        if self.beginning != ARCHIVE_MAGIC {
+            return Err(PgError::NotAnArchive(self.bytes));
+        }
+        Ok(said.warnings)
+    }
+}
+
+fn arguments(request: &DumpRequest<'_>) -> Vec<OsString> {
+    let compress = match request.compression {
+        DumpCompression::None => "--compress=0".to_owned(),
+        DumpCompression::Zstd(level) => format!("--compress=zstd:{level}"),
+    };
+    let mut arguments: Vec<OsString> = vec![
+        "--format=custom".into(),
+        compress.into(),
+        format!("--snapshot={}", request.snapshot).into(),
+        format!("--lock-wait-timeout={}", request.lock_wait.as_millis()).into(),
+        "--no-password".into(),
+        "--verbose".into(),
+    ];
+    arguments.extend(
+        request
+            .exclude_table_data
+            .iter()
+            .map(|pattern| format!("--exclude-table-data={pattern}").into()),
+    );
+    arguments
+}
+
+/// Reads the table's name out of the programs' chatter: `pg_dump: dumping contents of table "public.orders"`.
+pub(super) fn table_at_hand(announcement: &'static str, progress: &Arc<Progress>) -> OnLine {
+    let progress = Arc::clone(progress);
+    Arc::new(move |line| {
+        if let Some((_, table)) = line.split_once(announcement) {
+            progress.start_table(table.trim_matches('"'));
+        }
+    })
+}

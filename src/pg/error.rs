@@ -1,0 +1,198 @@
+//! What can go wrong with PostgreSQL, each with what to do next.
+
+use std::fmt;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// Works, but an administrator should know.
+    Warning,
+    /// A backup or restore would fail, or be wrong.
+    Problem,
+}
+
+/// Something that was looked at before the work starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was looked at, in a word or two.
+    pub subject: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do: a setting or the SQL. Empty where nothing is to be done.
+    pub fix: String,
+}
+
+impl Finding {
+    pub(crate) fn ok(subject: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Ok,
+            subject,
+            found: found.into(),
+            fix: String::new(),
+        }
+    }
+
+    pub(crate) fn warning(
+        subject: &'static str,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Warning,
+            subject,
+            found: found.into(),
+            fix: fix.into(),
+        }
+    }
+
+    pub(crate) fn problem(
+        subject: &'static str,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Problem,
+            subject,
+            found: found.into(),
+            fix: fix.into(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.subject, self.found)?;
+        if !self.fix.is_empty() {
+            write!(formatter, "\nhint: {}", self.fix)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why PostgreSQL, or one of its programs, could not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum PgError {
+    /// No server answered, or it refused us.
+    #[error(
+        "connect to {to}\nhint: check host, port, role, password and database of the connection URL"
+    )]
+    Connect {
+        /// Role, host, port and database; never the password.
+        to: String,
+        /// The last failure.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The server that answered is not of the wanted kind.
+    #[error("connect to {to}: no server has target_session_attrs={wanted}")]
+    SessionAttributes {
+        /// Role, hosts and database.
+        to: String,
+        /// The wanted value.
+        wanted: String,
+    },
+    /// A question to the server failed.
+    #[error("{doing}")]
+    Query {
+        /// What was being done.
+        doing: &'static str,
+        /// The failure.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// No client program for this server.
+    #[error(
+        "no pg_dump and pg_restore for PostgreSQL {wanted} found (found: {found})\n\
+         hint: install postgresql-client-{wanted}, or name the folder that holds them in BACKUP_PG_BINDIRS"
+    )]
+    NoClient {
+        /// The wanted major version.
+        wanted: u32,
+        /// The majors that were found, as text.
+        found: String,
+    },
+    /// Only a client whose archives the server itself cannot take back.
+    #[error(
+        "only pg_dump {newer} was found for a PostgreSQL {server} server: its archive could not be restored into that server again\n\
+         hint: install postgresql-client-{server}, or accept it with --allow-newer-client"
+    )]
+    OnlyNewerClient {
+        /// The server's major.
+        server: u32,
+        /// The client's major.
+        newer: u32,
+    },
+    /// A client program could not be started.
+    #[error("start {program}")]
+    Start {
+        /// Its path.
+        program: String,
+        /// The failure.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A client program ended in failure.
+    #[error("{program} {ended}{}", tail(stderr))]
+    Client {
+        /// Its name.
+        program: &'static str,
+        /// How it ended: an exit code or a signal.
+        ended: String,
+        /// What it said last, without secrets.
+        stderr: String,
+    },
+    /// Bytes could not be moved from or to a client program.
+    #[error("{operation}")]
+    Pipe {
+        /// What was being done.
+        operation: &'static str,
+        /// The failure.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What came out of pg_dump is no archive.
+    #[error(
+        "pg_dump ended well, but what it wrote is no archive ({0} bytes)\nhint: look at the pg_dump that was used: pgseal doctor names it"
+    )]
+    NotAnArchive(u64),
+    /// The preflight found something that would make the work fail or be wrong.
+    #[error("{}", findings(.0))]
+    Preflight(Vec<Finding>),
+    /// Another backup or restore of the same database is running.
+    #[error(
+        "another backup or restore of database {database} is running (server process {pid})\nhint: wait for it, or end it with SELECT pg_terminate_backend({pid})"
+    )]
+    Busy {
+        /// The database.
+        database: String,
+        /// The server process that holds the lock.
+        pid: i32,
+    },
+    /// `new` was asked for, and the database is there.
+    #[error(
+        "database {0} exists already\nhint: choose another name, or --mode in-place to replace its content"
+    )]
+    DatabaseExists(String),
+    /// A private file for a child could not be written.
+    #[error("write the connection settings for pg_dump and pg_restore")]
+    Settings(#[source] std::io::Error),
+}
+
+fn tail(stderr: &str) -> String {
+    if stderr.is_empty() {
+        String::new()
+    } else {
+        format!(":\n{stderr}")
+    }
+}
+
+fn findings(all: &[Finding]) -> String {
+    all.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}

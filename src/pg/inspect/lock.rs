@@ -1,0 +1,73 @@
+//! The lock that keeps a second backup or restore of one database off.
+//!
+//! Advisory locks belong to a database, and a session inside the target would stand in a restore's way; so the lock is
+//! taken in database `postgres` (else `template1`), keyed by the target's name. The key names the server too, by
+//! being on it.
+
+use sqlx::Row as _;
+
+use super::session::Session;
+use crate::model::connection::Connection;
+use crate::pg::error::PgError;
+
+/// Held while a backup or restore of a database runs; released when it is dropped or its connection ends.
+pub struct TargetLock {
+    session: Session,
+}
+
+impl TargetLock {
+    /// Takes the lock, or says who has it. `None`: the role may connect to neither maintenance database, so there is
+    /// no lock, which the caller reports.
+    ///
+    /// # Errors
+    /// Another backup or restore holds it.
+    pub async fn take(target: &Connection) -> Result<Option<Self>, PgError> {
+        let Some(mut session) = Self::maintenance_session(target).await else {
+            return Ok(None);
+        };
+        let doing = "take the lock of the database";
+        let query = |source| PgError::Query { doing, source };
+        // Two keys of 32 bits: one that is ours alone ("pgse"), one of the database's name.
+        let sql = "SELECT pg_catalog.pg_try_advisory_lock(1885827941, pg_catalog.hashtext($1))";
+        let row = sqlx::query(sql)
+            .persistent(false)
+            .bind(target.database())
+            .fetch_one(&mut session.inner)
+            .await;
+        if row
+            .and_then(|row| row.try_get::<bool, _>(0))
+            .map_err(query)?
+        {
+            return Ok(Some(Self { session }));
+        }
+        let sql = "SELECT pid FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted \
+                   AND classid = 1885827941 AND objid::bigint = (pg_catalog.hashtext($1)::bigint & 4294967295)";
+        let holder = sqlx::query(sql)
+            .persistent(false)
+            .bind(target.database())
+            .fetch_optional(&mut session.inner)
+            .await;
+        let pid = holder
+            .map_err(query)?
+            .map_or(0, |row| row.try_get(0).unwrap_or(0));
+        Err(PgError::Busy {
+            database: target.database().to_owned(),
+            pid,
+        })
+    }
+
+    /// Gives the lock back.
+    pub async fn release(self) {
+        self.session.close().await;
+    }
+
+    async fn maintenance_session(target: &Connection) -> Option<Session> {
+        for database in ["postgres", "template1"] {
+            match Session::connect(&target.with_database(database)).await {
+                Ok(session) => return Some(session),
+                Err(error) => tracing::debug!(database, %error, "no lock from this database"),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,119 @@
+//! What is looked at before a dump starts, each finding with the SQL or the setting that mends it.
+
+use sqlx::Row as _;
+
+use super::session::Session;
+use crate::model::connection::Connection;
+use crate::pg::error::{Finding, PgError};
+
+/// So many names stand in a finding; the rest is a number.
+const NAMES_SHOWN_MAX: usize = 5;
+
+/// Looks at what would make a dump fail, or be silently partial.
+///
+/// # Errors
+/// A question to the server fails.
+pub async fn preflight_dump(session: &mut Session) -> Result<Vec<Finding>, PgError> {
+    Ok(vec![
+        pooler(session).await?,
+        row_security(session).await?,
+        privileges(session).await?,
+    ])
+}
+
+/// Whether a transaction pooler stands between us and the server: then two sessions that are open at once share one
+/// server process, and neither a snapshot nor a setting would hold.
+///
+/// # Errors
+/// A question to the server fails.
+pub async fn is_pooled(session: &mut Session) -> Result<bool, PgError> {
+    const PID: &str = "SELECT pg_catalog.pg_backend_pid()";
+    let doing = "ask for the server process";
+    let first: i32 = session.value(doing, PID).await?;
+    let connection: Connection = session.connection().clone();
+    let mut second = Session::connect(&connection).await?;
+    let other: i32 = second.value(doing, PID).await?;
+    second.close().await;
+    Ok(first == other)
+}
+
+async fn pooler(session: &mut Session) -> Result<Finding, PgError> {
+    if is_pooled(session).await? {
+        return Ok(Finding::problem(
+            "pooler",
+            "the connection goes through a transaction pooler, which cannot hold the dump's snapshot",
+            "connect to PostgreSQL itself (its own port, or the provider's direct URL), not to the pooler",
+        ));
+    }
+    Ok(Finding::ok("pooler", "none"))
+}
+
+async fn row_security(session: &mut Session) -> Result<Finding, PgError> {
+    let tables = names(
+        session,
+        "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.rolname = current_user \
+         WHERE c.relkind IN ('r', 'p') AND c.relrowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls \
+         AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')) ORDER BY 1",
+    )
+    .await?;
+    if tables.is_empty() {
+        return Ok(Finding::ok(
+            "row security",
+            "no table hides rows from this role",
+        ));
+    }
+    let role = session.connection().role().to_owned();
+    Ok(Finding::problem(
+        "row security",
+        format!("policies hide rows from role {role} in {}", shown(&tables)),
+        format!("as a superuser: ALTER ROLE \"{role}\" BYPASSRLS;"),
+    ))
+}
+
+async fn privileges(session: &mut Session) -> Result<Finding, PgError> {
+    let objects = names(
+        session,
+        "SELECT c.oid::regclass::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p', 'S') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
+            AND d.objid = c.oid AND d.deptype = 'e') \
+         AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+            AND CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') \
+                ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END) ORDER BY 1",
+    )
+    .await?;
+    if objects.is_empty() {
+        return Ok(Finding::ok(
+            "privileges",
+            "every table and sequence is readable",
+        ));
+    }
+    let role = session.connection().role().to_owned();
+    Ok(Finding::problem(
+        "privileges",
+        format!("role {role} may not read {}", shown(&objects)),
+        format!("as a superuser: GRANT pg_read_all_data TO \"{role}\";"),
+    ))
+}
+
+async fn names(session: &mut Session, sql: &str) -> Result<Vec<String>, PgError> {
+    let doing = "look at the database before the dump";
+    let rows = session.rows(doing, sql).await?;
+    rows.iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()
+        .map_err(|source| PgError::Query { doing, source })
+}
+
+fn shown(names: &[String]) -> String {
+    let first = names
+        .iter()
+        .take(NAMES_SHOWN_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    match names.len().saturating_sub(NAMES_SHOWN_MAX) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}

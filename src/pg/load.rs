@@ -1,0 +1,124 @@
+//! `pg_restore`, fed with an archive on its stdin.
+
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::ChildStdin;
+
+use super::child::{Child, Spawn};
+use super::clients::Client;
+use super::dump::table_at_hand;
+use super::error::PgError;
+use crate::model::connection::Connection;
+use crate::progress::Progress;
+
+/// What pg_restore does with the archive.
+#[derive(Clone, Copy, Debug)]
+pub enum LoadMode<'a> {
+    /// Reads every block and writes the SQL nowhere: catches every cut (measured).
+    Check,
+    /// Into an empty database.
+    New(&'a Connection),
+    /// Over a database's content, in one transaction that ends at the first error.
+    InPlace(&'a Connection),
+}
+
+/// A running pg_restore. Dropping it ends it, and with it the transaction it may be in.
+#[must_use = "a load that was not finished may have failed"]
+pub struct Load {
+    child: Child,
+    /// `None` once the program closed it: it stops reading behind the last block it wants.
+    stdin: Option<ChildStdin>,
+}
+
+impl Load {
+    /// Starts pg_restore.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(
+        client: &Client,
+        mode: LoadMode<'_>,
+        progress: &Arc<Progress>,
+    ) -> Result<Self, PgError> {
+        let connection = match mode {
+            LoadMode::Check => None,
+            LoadMode::New(connection) | LoadMode::InPlace(connection) => Some(connection),
+        };
+        let spawn = Spawn {
+            name: "pg_restore",
+            program: &client.pg_restore(),
+            arguments: arguments(mode),
+            connection,
+            stdin: Stdio::piped(),
+            stdout: Stdio::null(),
+            on_line: connection.map(|_| table_at_hand("processing data for table ", progress)),
+        };
+        let mut child = spawn.start()?;
+        let stdin = child.take_stdin();
+        Ok(Self { child, stdin })
+    }
+
+    /// Passes the archive's next bytes on.
+    ///
+    /// # Errors
+    /// The pipe fails for another reason than that pg_restore closed it; why it did, [`Load::finish`] says.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), PgError> {
+        let Some(stdin) = &mut self.stdin else {
+            return Ok(());
+        };
+        match stdin.write_all(bytes).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                self.stdin = None;
+                Ok(())
+            }
+            Err(source) => Err(PgError::Pipe {
+                operation: "write to pg_restore",
+                source,
+            }),
+        }
+    }
+
+    /// Whether pg_restore still takes bytes.
+    #[must_use]
+    pub const fn is_reading(&self) -> bool {
+        self.stdin.is_some()
+    }
+
+    /// Ends the input, waits for pg_restore, and returns its warnings.
+    ///
+    /// # Errors
+    /// It ended in failure or by a signal.
+    pub async fn finish(mut self) -> Result<Vec<String>, PgError> {
+        self.stdin = None;
+        Ok(self.child.finish().await?.warnings)
+    }
+}
+
+fn arguments(mode: LoadMode<'_>) -> Vec<OsString> {
+    let connect = |connection: &Connection| -> Vec<OsString> {
+        // Inside a connection string a name is a value and nothing else; alone it could be read as such a string.
+        let name = connection
+            .database()
+            .replace('\\', "\\\\")
+            .replace('\'', "\\'");
+        vec![
+            format!("--dbname=dbname='{name}'").into(),
+            "--no-password".into(),
+            "--verbose".into(),
+            "--exit-on-error".into(),
+        ]
+    };
+    match mode {
+        LoadMode::Check => vec!["--file=/dev/null".into()],
+        LoadMode::New(connection) => connect(connection),
+        LoadMode::InPlace(connection) => {
+            let mut arguments = connect(connection);
+            arguments.extend(["--clean", "--if-exists", "--single-transaction"].map(Into::into));
+            arguments
+        }
+    }
+}

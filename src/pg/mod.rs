@@ -1,0 +1,17 @@
+//! PostgreSQL: its client programs as child processes, and what is asked of a server over a session of our own.
+//!
+//! `child` is the only place that starts processes; `inspect` the only one that sends SQL to the user's database.
+
+mod archive;
+mod child;
+mod clients;
+mod dump;
+mod error;
+pub mod inspect;
+mod load;
+
+pub use archive::{ArchiveEntry, ArchiveLister, entries, table_data};
+pub use clients::{Client, Clients, Search};
+pub use dump::{Dump, DumpCompression, DumpRequest};
+pub use error::{Finding, PgError, Severity};
+pub use load::{Load, LoadMode};

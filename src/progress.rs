@@ -1,0 +1,106 @@
+//! How far a backup or restore is: counters that the work raises and somebody else reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Counters of one backup or restore, shared between the work and whoever shows them.
+#[derive(Debug, Default)]
+pub struct Progress {
+    plain_bytes: AtomicU64,
+    tables_done: AtomicU64,
+    tables_total: AtomicU64,
+    words: Mutex<Words>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Words {
+    stage: String,
+    table: String,
+}
+
+/// One reading of [`Progress`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// What is being done, as a verb phrase.
+    pub stage: String,
+    /// Bytes of the stage so far.
+    pub bytes: u64,
+    /// Tables whose data is through.
+    pub tables_done: u64,
+    /// Tables with data in the archive; 0 until that is known.
+    pub tables_total: u64,
+    /// The table at hand, as `schema.name`; empty between tables.
+    pub table: String,
+}
+
+impl Progress {
+    /// Starts a stage: its bytes are counted from zero.
+    pub fn start_stage(&self, stage: &str) {
+        tracing::debug!(stage, "stage");
+        self.plain_bytes.store(0, Ordering::Relaxed);
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        stage.clone_into(&mut words.stage);
+        words.table.clear();
+    }
+
+    /// Counts bytes of the stage.
+    pub fn add_bytes(&self, bytes: u64) {
+        self.plain_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Says how many tables there are.
+    pub fn set_tables_total(&self, tables: u64) {
+        self.tables_total.store(tables, Ordering::Relaxed);
+    }
+
+    /// Says that the next table's data has begun.
+    pub fn start_table(&self, table: &str) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if !words.table.is_empty() {
+            self.tables_done.fetch_add(1, Ordering::Relaxed);
+        }
+        table.clone_into(&mut words.table);
+    }
+
+    /// Where things stand.
+    pub fn read(&self) -> Reading {
+        let words = self
+            .words
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Reading {
+            stage: words.stage,
+            bytes: self.plain_bytes.load(Ordering::Relaxed),
+            tables_done: self.tables_done.load(Ordering::Relaxed),
+            tables_total: self.tables_total.load(Ordering::Relaxed),
+            table: words.table,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_done_when_the_next_one_begins() {
+        let progress = Progress::default();
+        progress.start_stage("dump");
+        progress.set_tables_total(2);
+        progress.add_bytes(3);
+        progress.start_table("public.a");
+        progress.start_table("public.b");
+        let reading = progress.read();
+        assert_eq!(
+            (reading.tables_done, reading.tables_total, reading.bytes),
+            (1, 2, 3)
+        );
+        assert_eq!(
+            (reading.stage.as_str(), reading.table.as_str()),
+            ("dump", "public.b")
+        );
+        progress.start_stage("manifest");
+        assert_eq!(progress.read().bytes, 0);
+    }
+}
