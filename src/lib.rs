@@ -5,3 +5,4 @@ pub mod pg;
 pub mod pipe;
 pub mod progress;
 pub mod seal;
+pub mod store;

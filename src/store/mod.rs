@@ -1,0 +1,293 @@
+//! Where objects are: a folder, or a bucket of an S3-compatible store. It knows keys, bytes and uids, and nothing of what
+//! the bytes mean.
+//!
+//! An upload is nothing until its `commit` returned: then the store was asked again, and has the size and the uid that
+//! were sent. Dropping one aborts it as far as that can be done without waiting; `abort` does it all.
+
+mod endpoint;
+mod error;
+mod local;
+mod parts;
+mod retry;
+mod s3;
+mod s3_call;
+mod s3_delete;
+mod s3_upload;
+mod spool;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+pub use endpoint::PlainHttp;
+pub use error::StoreError;
+pub use local::{LocalStore, LocalUpload};
+pub use retry::RetryPolicy;
+pub use s3::{S3Settings, S3Store};
+pub use s3_upload::S3Upload;
+
+use crate::model::ids::Uid;
+use crate::model::object_key::ObjectKey;
+
+/// Where objects are.
+#[derive(Clone)]
+pub enum Store {
+    /// A bucket.
+    S3(S3Store),
+    /// A folder.
+    Local(LocalStore),
+}
+
+/// How to reach a store.
+pub enum StoreSettings {
+    /// A folder, which is created if it is not there.
+    Local {
+        /// Its path.
+        root: PathBuf,
+    },
+    /// A bucket, which must be there.
+    S3(S3Settings),
+}
+
+/// What a store says of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectHead {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Its size.
+    pub bytes: u64,
+    /// Whose it is; `None`: somebody else's.
+    pub uid: Option<Uid>,
+    /// What changes when its content does.
+    pub etag: Option<String>,
+    /// Its version, where the store has versions.
+    pub version_id: Option<String>,
+    /// When the store got it.
+    pub modified: OffsetDateTime,
+}
+
+/// What a listing says of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Its size.
+    pub bytes: u64,
+    /// What changes when its content does.
+    pub etag: Option<String>,
+    /// When the store got it.
+    pub modified: OffsetDateTime,
+}
+
+/// What a deletion removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// How many versions of the object there were.
+    pub versions: u64,
+}
+
+/// An object on its way into the store.
+#[must_use = "an upload that was not committed stores nothing"]
+pub enum Upload {
+    /// Into a bucket.
+    S3(S3Upload),
+    /// Into a folder.
+    Local(LocalUpload),
+}
+
+/// Each of these fails as [`StoreError`] says, after what passes by itself was repeated. The SDK's futures are large and
+/// deeply nested, so they are boxed here.
+impl Store {
+    /// Opens a store. A bucket is not asked yet: [`Store::check_bucket`] does.
+    ///
+    /// # Errors
+    /// The settings cannot work, or the folder cannot be made.
+    pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
+        match settings {
+            StoreSettings::Local { root } => LocalStore::open(root).await.map(Self::Local),
+            StoreSettings::S3(settings) => S3Store::open(settings).await.map(Self::S3),
+        }
+    }
+
+    /// The place, for people. No secret is in it.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::S3(store) => store.describe(),
+            Self::Local(store) => store.describe(),
+        }
+    }
+
+    /// Whether the bucket is there, or the folder can be written: some servers take objects for buckets that do not
+    /// exist (measured).
+    ///
+    /// # Errors
+    /// It is not.
+    pub async fn check_bucket(&self) -> Result<(), StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.check_bucket()).await,
+            Self::Local(store) => store.check().await,
+        }
+    }
+
+    /// Stores a small object. One of the same uid is replaced, another's is not.
+    ///
+    /// # Errors
+    /// The name is taken; the store fails; or it has something else than was sent.
+    pub async fn put(
+        &self,
+        key: &ObjectKey,
+        uid: Option<Uid>,
+        content: Bytes,
+    ) -> Result<ObjectHead, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.put(key, uid, content)).await,
+            Self::Local(store) => store.put(key, uid, content).await,
+        }
+    }
+
+    /// Starts to stream an object. `size_hint` only chooses the parts' sizes.
+    ///
+    /// # Errors
+    /// The name is taken, or the store fails.
+    pub async fn upload(
+        &self,
+        key: &ObjectKey,
+        uid: Uid,
+        size_hint: Option<u64>,
+    ) -> Result<Upload, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(S3Upload::start(store, key, uid, size_hint))
+                .await
+                .map(Upload::S3),
+            Self::Local(store) => store.upload(key, uid).await.map(Upload::Local),
+        }
+    }
+
+    /// Looks an object up; `None` where there is none.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectHead>, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.head(key)).await,
+            Self::Local(store) => store.head(key).await,
+        }
+    }
+
+    /// Every object whose name starts with `prefix`, by name. Names that pgseal cannot use are left out.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.list(prefix)).await,
+            Self::Local(store) => store.list(prefix).await,
+        }
+    }
+
+    /// Reads a small object.
+    ///
+    /// # Errors
+    /// It is not there, has more than `bytes_max`, or the store fails.
+    pub async fn read(
+        &self,
+        key: &ObjectKey,
+        bytes_max: u64,
+    ) -> Result<(ObjectHead, Bytes), StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.read(key, bytes_max)).await,
+            Self::Local(store) => store.read(key, bytes_max).await,
+        }
+    }
+
+    /// The object as an open file without a name: a spooled copy, or the local store's own file. `counted` hears of
+    /// bytes as they come.
+    ///
+    /// # Errors
+    /// It is gone, was replaced since `head`, or the store or the spool folder fails.
+    pub async fn fetch(
+        &self,
+        head: &ObjectHead,
+        spool_folder: &Path,
+        counted: impl Fn(u64),
+    ) -> Result<File, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.fetch(head, spool_folder, counted)).await,
+            Self::Local(store) => store.fetch(head).await,
+        }
+    }
+
+    /// Deletes an object, every version of it, and makes sure that it is gone. One that is not there is no error.
+    ///
+    /// # Errors
+    /// It is locked, the store refuses, or it is still there.
+    pub async fn delete(&self, key: &ObjectKey) -> Result<Deleted, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.delete(key)).await,
+            Self::Local(store) => store.delete(key).await,
+        }
+    }
+
+    /// Cleans up what interrupted uploads left below `prefix` before a moment: how many there were.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn abort_stale_uploads(
+        &self,
+        prefix: &str,
+        before: OffsetDateTime,
+    ) -> Result<u64, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(store.abort_stale_uploads(prefix, before)).await,
+            Self::Local(store) => store.remove_stale_stages(before).await,
+        }
+    }
+}
+
+impl Upload {
+    /// The name that the object will have.
+    #[must_use]
+    pub const fn key(&self) -> &ObjectKey {
+        match self {
+            Self::S3(upload) => upload.key(),
+            Self::Local(upload) => upload.key(),
+        }
+    }
+
+    /// Passes the next bytes on, waiting where the store is slower.
+    ///
+    /// # Errors
+    /// The store fails; the upload can only be aborted then.
+    pub async fn write(&mut self, chunk: Bytes) -> Result<(), StoreError> {
+        match self {
+            Self::S3(upload) => Box::pin(upload.write(chunk)).await,
+            Self::Local(upload) => upload.write(chunk).await,
+        }
+    }
+
+    /// Makes the object visible, and asks the store whether it has what was sent.
+    ///
+    /// # Errors
+    /// It has not, or cannot; then nothing of it stays where the store lets that be done.
+    pub async fn commit(self) -> Result<ObjectHead, StoreError> {
+        match self {
+            Self::S3(upload) => Box::pin(upload.commit()).await,
+            Self::Local(upload) => upload.commit().await,
+        }
+    }
+
+    /// Removes everything that was sent.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn abort(self) -> Result<(), StoreError> {
+        match self {
+            Self::S3(upload) => Box::pin(upload.abort()).await,
+            // Its stage file goes with it.
+            Self::Local(upload) => Ok(drop(upload)),
+        }
+    }
+}
