@@ -6,3 +6,4 @@ pub mod pipe;
 pub mod progress;
 pub mod seal;
 pub mod store;
+pub mod vault;

@@ -189,6 +189,32 @@ impl Connection {
         }
     }
 
+    /// The same, with this password.
+    #[must_use]
+    pub fn with_password(self, password: String) -> Self {
+        Self {
+            password: Some(password.into()),
+            ..self
+        }
+    }
+
+    /// Fills in what the URL left out from libpq's own variables, as its own programs would. Hosts, role and database
+    /// are the URL's alone: a stray PGHOST must not send a restore somewhere else.
+    #[must_use]
+    pub fn with_defaults(mut self, variable: impl Fn(&str) -> Option<String>) -> Self {
+        for (keyword, name) in KEYWORDS_WITH_VARIABLE {
+            if !self.settings.contains_key(keyword) {
+                let value = variable(name);
+                self.settings
+                    .extend(value.map(|value| (*keyword, value.into())));
+            }
+        }
+        if self.password.is_none() {
+            self.password = variable("PGPASSWORD").map(Into::into);
+        }
+        self
+    }
+
     /// The same, but with one server only: the one that answered.
     #[must_use]
     pub fn with_host(&self, host: Host) -> Self {

@@ -8,3 +8,4 @@ pub mod kind;
 pub mod manifest;
 pub mod object_key;
 pub mod passphrase;
+pub mod pgpass;

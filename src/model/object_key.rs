@@ -156,6 +156,12 @@ impl Layout {
         format!("{}/", self.folder)
     }
 
+    /// The key of a small object that shows whether the store can be written. It ends as no backup does.
+    #[must_use]
+    pub fn probe_key(&self, uid: &Uid) -> ObjectKey {
+        ObjectKey(format!("{}/pgseal-probe_{uid}", self.folder))
+    }
+
     /// The key of a backup that started at `started_at`. `disambiguate` adds eight hex digits of the uid, for a name
     /// that is taken.
     #[must_use]

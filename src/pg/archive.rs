@@ -101,6 +101,17 @@ async fn list(mut child: Child, mut chunks: mpsc::Receiver<Bytes>) -> Result<Str
     Ok(text)
 }
 
+/// The major version of the pg_dump that wrote the archive, from the head of its list.
+#[must_use]
+pub fn dumped_by(list: &str) -> Option<u32> {
+    let line = list.lines().find_map(|line| {
+        line.trim_start_matches([';', ' '])
+            .strip_prefix("Dumped by pg_dump version: ")
+    })?;
+    let digits = line.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
 /// One entry of an archive's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveEntry {
@@ -148,11 +159,18 @@ mod tests {
     #[test]
     fn a_list_is_read() {
         let list = ";\n; Archive created at 2026\n;     TOC Entries: 3\n\
+            ;     Dumped by pg_dump version: 15.18 (Debian 15.18-0+deb12u1)\n\
             2; 3079 16384 EXTENSION - hstore \n\
             215; 1259 16403 TABLE public my odd; name postgres\n\
             3456; 0 16403 TABLE DATA public my odd; name postgres\n";
         assert_eq!(entries(list).len(), 3);
         assert_eq!(entries(list)[0].description, "EXTENSION - hstore ");
         assert_eq!(table_data(list), BTreeSet::from([16403]));
+        assert_eq!(dumped_by(list), Some(15));
+        assert_eq!(
+            dumped_by(";     Dumped by pg_dump version: 19devel"),
+            Some(19)
+        );
+        assert_eq!(dumped_by("; something else"), None);
     }
 }

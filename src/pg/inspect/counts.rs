@@ -91,6 +91,19 @@ pub async fn count_rows(
     Ok(counted)
 }
 
+/// The same tables, for a backup that counts no rows.
+#[must_use]
+pub fn uncounted(tables: &[Table], dumped: &BTreeSet<u32>) -> Vec<TableFacts> {
+    let dumped = tables.iter().filter(|table| dumped.contains(&table.oid));
+    dumped
+        .map(|table| TableFacts {
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            rows: None,
+        })
+        .collect()
+}
+
 /// Counts the rows of the tables named in a manifest, in another database: `None` for a table that is not there.
 ///
 /// # Errors

@@ -42,6 +42,28 @@ pub async fn create_database(
     maintenance.run("create the database", &sql).await
 }
 
+/// Gives a database its final name. It has it at once and as a whole, or not at all.
+///
+/// # Errors
+/// The name was taken meanwhile, or somebody is connected.
+pub async fn rename_database(
+    maintenance: &mut Session,
+    from: &str,
+    to: &str,
+) -> Result<(), PgError> {
+    if database_exists(maintenance, to).await? {
+        return Err(PgError::DatabaseExists(to.to_owned()));
+    }
+    let sql = format!(
+        "ALTER DATABASE {} RENAME TO {}",
+        identifier(from),
+        identifier(to)
+    );
+    maintenance
+        .run("give the database its final name", &sql)
+        .await
+}
+
 /// Drops a database that this program created, and the sessions in it.
 ///
 /// # Errors

@@ -22,7 +22,7 @@ impl TargetLock {
     /// # Errors
     /// Another backup or restore holds it.
     pub async fn take(target: &Connection) -> Result<Option<Self>, PgError> {
-        let Some(mut session) = Self::maintenance_session(target).await else {
+        let Ok(mut session) = maintenance_session(target).await else {
             return Ok(None);
         };
         let doing = "take the lock of the database";
@@ -60,14 +60,19 @@ impl TargetLock {
     pub async fn release(self) {
         self.session.close().await;
     }
+}
 
-    async fn maintenance_session(target: &Connection) -> Option<Session> {
-        for database in ["postgres", "template1"] {
-            match Session::connect(&target.with_database(database)).await {
-                Ok(session) => return Some(session),
-                Err(error) => tracing::debug!(database, %error, "no lock from this database"),
-            }
+/// A session beside the target, in a database that every server has: what works on a whole database cannot run inside
+/// it.
+///
+/// # Errors
+/// The role may connect to neither; the error is that of the last one.
+pub async fn maintenance_session(target: &Connection) -> Result<Session, PgError> {
+    match Session::connect(&target.with_database("postgres")).await {
+        Ok(session) => Ok(session),
+        Err(error) => {
+            tracing::debug!(%error, "no session in database postgres");
+            Session::connect(&target.with_database("template1")).await
         }
-        None
     }
 }

@@ -6,10 +6,14 @@ mod inventory;
 mod lock;
 mod preflight;
 mod session;
+mod target;
 
-pub use counts::{Table, count_rows, count_tables, tables};
-pub use database::{apply_properties, create_database, database_exists, drop_database};
+pub use counts::{Table, count_rows, count_tables, tables, uncounted};
+pub use database::{
+    apply_properties, create_database, database_exists, drop_database, rename_database,
+};
 pub use inventory::{inventory, large_objects};
-pub use lock::TargetLock;
-pub use preflight::{is_pooled, preflight_dump};
+pub use lock::{TargetLock, maintenance_session};
+pub use preflight::{is_pooled, preflight_dump, preflight_restore};
 pub use session::{Server, Session};
+pub use target::{analyze, missing_extensions, missing_roles};

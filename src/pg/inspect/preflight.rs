@@ -21,6 +21,26 @@ pub async fn preflight_dump(session: &mut Session) -> Result<Vec<Finding>, PgErr
     ])
 }
 
+/// Looks at what this role may do when something is to be restored. Nothing here keeps a backup from being made.
+///
+/// # Errors
+/// A question to the server fails.
+pub async fn preflight_restore(session: &mut Session) -> Result<Vec<Finding>, PgError> {
+    let doing = "look at the role's attributes";
+    let sql =
+        "SELECT rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    let role = session.connection().role().to_owned();
+    Ok(vec![if session.value::<bool>(doing, sql).await? {
+        Finding::ok("role", format!("{role} may create databases"))
+    } else {
+        Finding::warning(
+            "role",
+            format!("{role} may not create databases, so restore --mode new needs another role"),
+            format!("as a superuser: ALTER ROLE \"{role}\" CREATEDB;"),
+        )
+    }])
+}
+
 /// Whether a transaction pooler stands between us and the server: then two sessions that are open at once share one
 /// server process, and neither a snapshot nor a setting would hold.
 ///

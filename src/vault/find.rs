@@ -1,0 +1,174 @@
+//! Finding the one backup that somebody means.
+
+use super::list::Pair;
+use super::{Entry, Vault, VaultError};
+use crate::model::kind::BackupKind;
+use crate::model::object_key::ObjectKey;
+use crate::store::ListedObject;
+
+/// What somebody typed for a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The newest complete manual or scheduled backup.
+    Latest,
+    /// A whole object key, anywhere in the store.
+    Key(ObjectKey),
+    /// A name, or the beginning of one.
+    Name(String),
+}
+
+impl Selector {
+    /// Reads what somebody typed: `latest`, a key (it has a slash, or ends in `.gpg`), else a name.
+    ///
+    /// # Errors
+    /// It looks like a key and is none.
+    pub fn parse(text: &str) -> Result<Self, VaultError> {
+        if text == "latest" {
+            return Ok(Self::Latest);
+        }
+        if !text.contains('/') && !text.ends_with(".gpg") {
+            return Ok(Self::Name(text.to_owned()));
+        }
+        let key = ObjectKey::parse(text).map_err(|_| VaultError::BadKey(text.to_owned()))?;
+        // Somebody who copies the manifest's key from a listing means the backup.
+        Ok(Self::Key(key.dump_key().unwrap_or(key)))
+    }
+}
+
+impl Vault {
+    /// Finds a backup.
+    ///
+    /// # Errors
+    /// Nothing, or more than one thing, is meant by `selector`.
+    pub async fn find(&self, selector: &Selector) -> Result<Entry, VaultError> {
+        match selector {
+            Selector::Key(key) => self.find_key(key).await,
+            Selector::Name(name) => self.find_name(name).await,
+            Selector::Latest => self.latest().await,
+        }
+    }
+
+    async fn find_key(&self, key: &ObjectKey) -> Result<Entry, VaultError> {
+        let listed = async |key: Option<ObjectKey>| -> Result<Option<ListedObject>, VaultError> {
+            let Some(key) = key else { return Ok(None) };
+            let head = self.store.head(&key).await?;
+            Ok(head.map(|head| ListedObject {
+                key,
+                bytes: head.bytes,
+                etag: head.etag,
+                modified: head.modified,
+            }))
+        };
+        let dump = listed(Some(key.clone())).await?;
+        let manifest = listed(key.manifest_key()).await?;
+        self.entry(key.clone(), Pair { dump, manifest }).await
+    }
+
+    async fn find_name(&self, name: &str) -> Result<Entry, VaultError> {
+        let pairs = self.pairs().await?;
+        let named = |exact: bool| {
+            pairs.keys().filter(move |key| {
+                key.backup_name().is_some_and(|known| {
+                    if exact {
+                        known == name
+                    } else {
+                        known.starts_with(name)
+                    }
+                })
+            })
+        };
+        let mut matches: Vec<&ObjectKey> = named(true).collect();
+        if matches.is_empty() && !name.is_empty() {
+            matches = named(false).collect();
+        }
+        match matches.as_slice() {
+            [] => Err(VaultError::NotFound {
+                selector: name.to_owned(),
+            }),
+            [key] => {
+                let key = (*key).clone();
+                self.find_key(&key).await
+            }
+            several => Err(VaultError::Ambiguous {
+                selector: name.to_owned(),
+                names: several
+                    .iter()
+                    .map(|key| key.backup_name().unwrap_or_default().to_owned())
+                    .collect(),
+            }),
+        }
+    }
+
+    /// The newest complete manual or scheduled backup. One that is lost is passed over; one that cannot be read is
+    /// an error, because taking an older one in silence could restore the wrong day.
+    async fn latest(&self) -> Result<Entry, VaultError> {
+        let mut pairs: Vec<_> = self.pairs().await?.into_iter().collect();
+        pairs.retain(|(key, pair)| pair.manifest.is_some() && started(key).is_some());
+        pairs.sort_by(|(one, _), (other, _)| started(other).cmp(&started(one)));
+        for (key, pair) in pairs {
+            match self.entry(key, pair).await? {
+                Entry::Lost(manifest) => {
+                    tracing::warn!(
+                        backup.name = manifest.name,
+                        "Backup is lost: manifest without a dump"
+                    );
+                }
+                entry => return Ok(entry),
+            }
+        }
+        Err(VaultError::NoneYet)
+    }
+}
+
+/// The time in a backup's name, for the kinds that `latest` may mean: `backup_{kind}_{YYYYMMDD_HHMMSS}[_suffix]`.
+fn started(key: &ObjectKey) -> Option<String> {
+    let rest = key.backup_name()?.strip_prefix("backup_")?;
+    let kinds = [BackupKind::Manual, BackupKind::Scheduled];
+    let stamp = kinds
+        .iter()
+        .find_map(|kind| rest.strip_prefix(kind.as_str())?.strip_prefix('_'))?;
+    Some(stamp.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_understood() {
+        assert_eq!(Selector::parse("latest").unwrap(), Selector::Latest);
+        assert_eq!(
+            Selector::parse("backup_manual_2").unwrap(),
+            Selector::Name("backup_manual_2".into())
+        );
+        let dump = ObjectKey::parse("a/b.dump.gpg").unwrap();
+        assert_eq!(
+            Selector::parse("a/b.dump.gpg").unwrap(),
+            Selector::Key(dump.clone())
+        );
+        assert_eq!(
+            Selector::parse("a/b.manifest.gpg").unwrap(),
+            Selector::Key(dump)
+        );
+        assert!(matches!(
+            Selector::parse("../b.gpg"),
+            Err(VaultError::BadKey(_))
+        ));
+    }
+
+    #[test]
+    fn latest_means_manual_and_scheduled_ones() {
+        let started =
+            |name: &str| started(&ObjectKey::parse(&format!("p/{name}.dump.gpg")).unwrap());
+        assert_eq!(
+            started("backup_manual_20260102_030405").as_deref(),
+            Some("20260102_030405")
+        );
+        assert_eq!(
+            started("backup_scheduled_20260102_030405_0a1b2c3d").as_deref(),
+            Some("20260102_030405_0a1b2c3d")
+        );
+        assert_eq!(started("backup_pre_restore_20260102_030405"), None);
+        assert_eq!(started("nightly"), None);
+    }
+}

@@ -1,0 +1,266 @@
+//! What a store and the passphrases hold together: which backups there are, what their manifests say, and their
+//! content, handed out only after it was proved.
+//!
+//! The bucket is the truth: everything here works on the store alone, without a catalog.
+
+mod check;
+mod error;
+mod find;
+mod list;
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+pub use check::{Fetched, Limits};
+pub use error::VaultError;
+pub use find::Selector;
+
+use crate::model::ids::Uid;
+use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::model::object_key::{Layout, ObjectKey};
+use crate::model::passphrase::Passphrase;
+use crate::seal::{Opener, OutputLimit, Packing, Sealer};
+use crate::store::{ObjectHead, Store};
+
+/// A store, the passphrases that open what is in it, and the folder of one target's backups.
+#[derive(Clone)]
+pub struct Vault {
+    /// Where the objects are.
+    pub store: Store,
+    /// The current passphrase first, then the older ones.
+    pub passphrases: Vec<Passphrase>,
+    /// Where in the store this target's backups are.
+    pub layout: Layout,
+    /// Where sealed bytes may be spooled; never plain ones.
+    pub spool_folder: PathBuf,
+}
+
+/// Something in the store that is, or could be, a backup.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// A backup: manifest and dump are there, and agree as far as a listing can tell.
+    Complete(Box<Manifest>),
+    /// A manifest whose dump is gone.
+    Lost(Box<Manifest>),
+    /// A manifest that no passphrase opens, or that does not belong where it stands.
+    Unreadable {
+        /// The dump's key.
+        key: ObjectKey,
+        /// Why.
+        reason: String,
+        /// When the store got it.
+        modified: OffsetDateTime,
+    },
+    /// A sealed dump that somebody else put there: no manifest, no uid.
+    Foreign(Bare),
+    /// A dump of ours whose manifest was never written: no backup.
+    Unfinished(Bare),
+}
+
+/// An object without a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bare {
+    /// Its key.
+    pub key: ObjectKey,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// When the store got it.
+    pub modified: OffsetDateTime,
+}
+
+impl Entry {
+    /// The dump's key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Complete(manifest) | Self::Lost(manifest) => &manifest.object_key,
+            Self::Unreadable { key, .. } => key.as_str(),
+            Self::Foreign(bare) | Self::Unfinished(bare) => bare.key.as_str(),
+        }
+    }
+
+    /// When it was made: what the manifest says, else what the store says.
+    #[must_use]
+    pub fn made_at(&self) -> OffsetDateTime {
+        match self {
+            Self::Complete(manifest) | Self::Lost(manifest) => manifest.started_at,
+            Self::Unreadable { modified, .. } => *modified,
+            Self::Foreign(bare) | Self::Unfinished(bare) => bare.modified,
+        }
+    }
+
+    /// One word for its state, in listings and JSON.
+    #[must_use]
+    pub const fn state(&self) -> &'static str {
+        match self {
+            Self::Complete(_) => "complete",
+            Self::Lost(_) => "lost",
+            Self::Unreadable { .. } => "unreadable",
+            Self::Foreign(_) => "foreign",
+            Self::Unfinished(_) => "unfinished",
+        }
+    }
+}
+
+impl Vault {
+    /// The passphrase that new backups are sealed with.
+    ///
+    /// # Errors
+    /// None is set.
+    pub fn current_passphrase(&self) -> Result<&Passphrase, VaultError> {
+        self.passphrases.first().ok_or(VaultError::NoPassphrase)
+    }
+
+    /// Seals a manifest, puts it beside its dump, reads it back and compares: from here on the backup exists.
+    ///
+    /// # Errors
+    /// The store fails, or what came back is not what was written.
+    pub async fn put_manifest(
+        &self,
+        dump_key: &ObjectKey,
+        manifest: &Manifest,
+    ) -> Result<(), VaultError> {
+        let key = manifest_key(dump_key)?;
+        let passphrase = self.current_passphrase()?.clone();
+        let json = manifest.to_json();
+        let sealed = blocking(move || seal_bytes(&json, &passphrase)).await?;
+        self.store.put(&key, Some(manifest.uid), sealed).await?;
+        let back = self.read_manifest(dump_key).await?;
+        if back != *manifest {
+            return Err(VaultError::ManifestChanged { key });
+        }
+        Ok(())
+    }
+
+    /// Reads and opens the manifest that stands beside a dump, and checks that it belongs there.
+    ///
+    /// # Errors
+    /// There is none, no passphrase opens it, it is a later version's, or another backup's.
+    pub async fn read_manifest(&self, dump_key: &ObjectKey) -> Result<Manifest, VaultError> {
+        let key = manifest_key(dump_key)?;
+        let (_, sealed) = self.store.read(&key, MANIFEST_BYTES_MAX).await?;
+        let passphrases = self.passphrases.clone();
+        let opened = blocking(move || open_bytes(sealed, &passphrases)).await;
+        let json = opened.map_err(|error| error.of_manifest(&key))?;
+        let manifest = Manifest::from_json(&json).map_err(|source| VaultError::Manifest {
+            key: key.clone(),
+            source,
+        })?;
+        if manifest.object_key != dump_key.as_str() {
+            return Err(VaultError::ForeignManifest {
+                key,
+                says: manifest.object_key,
+            });
+        }
+        Ok(manifest)
+    }
+
+    /// Deletes a backup, or another object that an [`Entry`] named: the manifest first, so that a half-done deletion
+    /// leaves no backup that cannot be restored.
+    ///
+    /// # Errors
+    /// The store fails, or an object is locked.
+    pub async fn delete(&self, entry: &Entry) -> Result<u64, VaultError> {
+        let dump_key = ObjectKey::parse(entry.key())
+            .map_err(|_| VaultError::BadKey(entry.key().to_owned()))?;
+        self.delete_key(&dump_key).await
+    }
+
+    /// As [`Vault::delete`], by the dump's key.
+    ///
+    /// # Errors
+    /// The store fails, or an object is locked.
+    pub async fn delete_key(&self, dump_key: &ObjectKey) -> Result<u64, VaultError> {
+        let mut versions = 0;
+        if let Some(manifest) = dump_key.manifest_key() {
+            if self.store.head(&manifest).await?.is_some() {
+                versions += self.store.delete(&manifest).await?.versions;
+            }
+        }
+        if self.store.head(dump_key).await?.is_some() {
+            versions += self.store.delete(dump_key).await?.versions;
+        }
+        Ok(versions)
+    }
+}
+
+impl Vault {
+    /// Writes, reads and deletes a small object: the store can do all that backups need.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn probe(&self, uid: Uid) -> Result<(), VaultError> {
+        const CONTENT: &[u8] = b"pgseal doctor was here";
+        self.store.check_bucket().await?;
+        let key = self.layout.probe_key(&uid);
+        self.store
+            .put(&key, Some(uid), Bytes::from_static(CONTENT))
+            .await?;
+        let back = self.store.read(&key, CONTENT.len() as u64).await;
+        self.store.delete(&key).await?;
+        let (_, back) = back?;
+        if back != CONTENT || self.store.head(&key).await?.is_some() {
+            return Err(VaultError::Probe(key));
+        }
+        Ok(())
+    }
+
+    /// Free bytes in the spool folder.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be asked.
+    pub fn spool_bytes_free(&self) -> Result<u64, VaultError> {
+        let stat = rustix::fs::statvfs(&self.spool_folder).map_err(|source| VaultError::Spool {
+            folder: self.spool_folder.display().to_string(),
+            source: source.into(),
+        })?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Whether an object carries this uid, as far as the store can say: a store without metadata says nothing.
+fn carries(head: &ObjectHead, uid: Uid) -> bool {
+    head.uid.is_none_or(|carried| carried == uid)
+}
+
+fn manifest_key(dump_key: &ObjectKey) -> Result<ObjectKey, VaultError> {
+    dump_key
+        .manifest_key()
+        .ok_or_else(|| VaultError::BadKey(dump_key.to_string()))
+}
+
+/// Manifests are text: zlib's own default level halves them many times over at no cost that counts.
+const MANIFEST_PACKING: Packing = Packing::Zlib(6);
+
+fn seal_bytes(plain: &[u8], passphrase: &Passphrase) -> Result<Bytes, VaultError> {
+    let mut sealer = Sealer::new(Vec::new(), passphrase, MANIFEST_PACKING)?;
+    sealer.write(plain)?;
+    Ok(Bytes::from(sealer.finish()?.1))
+}
+
+fn open_bytes(sealed: Bytes, passphrases: &[Passphrase]) -> Result<Vec<u8>, VaultError> {
+    let limit = OutputLimit::Bytes(MANIFEST_BYTES_MAX);
+    let mut opener = Opener::open(std::io::Cursor::new(sealed), passphrases, limit)?;
+    let (mut plain, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    loop {
+        match opener.read(&mut buffer)? {
+            0 => break,
+            read => plain.extend_from_slice(&buffer[..read]),
+        }
+    }
+    opener.finish()?;
+    Ok(plain)
+}
+
+/// Deriving a key takes tens of milliseconds of computing, which must not stop the runtime's other work.
+async fn blocking<T, F>(work: F) -> Result<T, VaultError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, VaultError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(VaultError::Panicked))
+}
