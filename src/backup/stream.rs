@@ -1,0 +1,208 @@
+//! The middle of a backup: four things at once, joined by bounded pipes.
+//!
+//! pg_dump is read; its bytes are compressed, sealed and hashed on a thread; the sealed bytes are stored; and the rows
+//! are counted in the dump's own snapshot. The first that fails ends the other three.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::io::BufWriter;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::BackupError;
+use crate::model::manifest::{RowCounts, TableFacts};
+use crate::model::passphrase::Passphrase;
+use crate::pg::inspect::{self, Session, Table};
+use crate::pg::{ArchiveLister, Dump, DumpRequest, table_data};
+use crate::pipe;
+use crate::progress::Progress;
+use crate::seal::{Packing, SealError, Sealed, Sealer};
+use crate::store::Upload;
+
+/// Chunks of the dump (256 KiB each) that may wait for the sealer: enough to bridge its and pg_dump's pauses.
+const PLAIN_CHUNKS_WAITING: usize = 16;
+/// Sealed chunks that may wait for the store, each of [`SEALED_CHUNK_BYTES`].
+const SEALED_CHUNKS_WAITING: usize = 8;
+/// The sealer writes a few kilobytes at a time; they are gathered into chunks of this size.
+const SEALED_CHUNK_BYTES: usize = 256 * 1024;
+
+/// What streams, and how.
+pub(super) struct Flow<'a> {
+    pub(super) dump: DumpRequest<'a>,
+    pub(super) packing: Packing,
+    pub(super) passphrase: &'a Passphrase,
+    pub(super) row_counts: RowCounts,
+    pub(super) progress: &'a Arc<Progress>,
+}
+
+/// What came of it: everything is written, nothing is committed.
+pub(super) struct Streamed {
+    pub(super) sealed: Sealed,
+    pub(super) archive_list: String,
+    pub(super) tables: Vec<TableFacts>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Flow<'_> {
+    pub(super) async fn run(
+        self,
+        session: &mut Session,
+        tables: &[Table],
+        upload: &mut Upload,
+    ) -> Result<Streamed, BackupError> {
+        let (plain_in, plain_out) = pipe::channel(PLAIN_CHUNKS_WAITING);
+        let (sealed_in, sealed_out) = pipe::channel(SEALED_CHUNKS_WAITING);
+        let (listed, list) = oneshot::channel();
+        let (passphrase, packing) = (self.passphrase.clone(), self.packing);
+        let sealer =
+            tokio::task::spawn_blocking(move || seal(plain_out, sealed_in, &passphrase, packing));
+        let ((archive_list, warnings), sealed, (), tables) = tokio::try_join!(
+            self.dumping(plain_in, listed),
+            sealing(sealer),
+            storing(sealed_out, upload),
+            self.counting(session, tables, list),
+        )?;
+        Ok(Streamed {
+            sealed,
+            archive_list,
+            tables,
+            warnings,
+        })
+    }
+
+    /// Reads pg_dump to its end. The sealer hears of that end only after pg_dump exited with 0.
+    async fn dumping(
+        &self,
+        plain: pipe::Sender,
+        listed: oneshot::Sender<BTreeSet<u32>>,
+    ) -> Result<(String, Vec<String>), BackupError> {
+        let mut dump = Dump::start(&self.dump, self.progress).map_err(BackupError::Dump)?;
+        let mut listing = Listing::start(&self.dump, listed)?;
+        while let Some(chunk) = dump.read().await.map_err(BackupError::Dump)? {
+            self.progress.add_bytes(chunk.len() as u64);
+            listing.offer(&chunk, self.progress).await?;
+            if plain.send(chunk).await.is_err() {
+                // The sealer is gone, and says why itself.
+                pending::<()>().await;
+            }
+        }
+        let warnings = dump.finish().await.map_err(BackupError::Dump)?;
+        let archive_list = listing.finish(self.progress).await?;
+        if plain.end().await.is_err() {
+            pending::<()>().await;
+        }
+        Ok((archive_list, warnings))
+    }
+
+    /// Counts the rows of every table whose data is in the dump: the archive's own list says which these are.
+    async fn counting(
+        &self,
+        session: &mut Session,
+        tables: &[Table],
+        list: oneshot::Receiver<BTreeSet<u32>>,
+    ) -> Result<Vec<TableFacts>, BackupError> {
+        let Ok(dumped) = list.await else {
+            // The dump failed before its list was whole, and says so itself.
+            return pending().await;
+        };
+        match self.row_counts {
+            RowCounts::Exact => inspect::count_rows(session, tables, &dumped)
+                .await
+                .map_err(BackupError::Count),
+            RowCounts::Off => Ok(inspect::uncounted(tables, &dumped)),
+        }
+    }
+}
+
+/// The archive's list, taken from its beginning while the rest is still on its way.
+enum Listing {
+    Reading(ArchiveLister, oneshot::Sender<BTreeSet<u32>>),
+    Done(String),
+}
+
+impl Listing {
+    fn start(
+        dump: &DumpRequest<'_>,
+        listed: oneshot::Sender<BTreeSet<u32>>,
+    ) -> Result<Self, BackupError> {
+        let lister = ArchiveLister::start(dump.client).map_err(BackupError::List)?;
+        Ok(Self::Reading(lister, listed))
+    }
+
+    async fn offer(&mut self, chunk: &Bytes, progress: &Progress) -> Result<(), BackupError> {
+        if let Self::Reading(lister, _) = self {
+            lister.offer(chunk).await;
+            if lister.is_done() {
+                self.settle(progress).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, progress: &Progress) -> Result<String, BackupError> {
+        self.settle(progress).await?;
+        match self {
+            Self::Done(list) => Ok(list),
+            Self::Reading(..) => Ok(String::new()),
+        }
+    }
+
+    async fn settle(&mut self, progress: &Progress) -> Result<(), BackupError> {
+        if let Self::Reading(lister, listed) = std::mem::replace(self, Self::Done(String::new())) {
+            let list = lister.finish().await.map_err(BackupError::List)?;
+            let dumped = table_data(&list);
+            progress.set_tables_total(dumped.len() as u64);
+            // Nobody may listen any more when the counting failed; that error is on its way.
+            let _listening = listed.send(dumped);
+            *self = Self::Done(list);
+        }
+        Ok(())
+    }
+}
+
+/// On its thread: everything that computes.
+fn seal(
+    mut plain: pipe::Receiver,
+    sealed: pipe::Sender,
+    passphrase: &Passphrase,
+    packing: Packing,
+) -> Result<Sealed, SealError> {
+    let passing = |operation| move |source| SealError::Io { operation, source };
+    let sink = BufWriter::with_capacity(SEALED_CHUNK_BYTES, sealed);
+    let mut sealer = Sealer::new(sink, passphrase, packing)?;
+    while let Some(chunk) = plain
+        .receive_blocking()
+        .map_err(passing("receive the dump"))?
+    {
+        sealer.write(&chunk)?;
+    }
+    let (receipt, sink) = sealer.finish()?;
+    let sealed = sink
+        .into_inner()
+        .map_err(|error| passing("pass the sealed dump on")(error.into_error()))?;
+    sealed
+        .end_blocking()
+        .map_err(passing("pass the sealed dump on"))?;
+    Ok(receipt)
+}
+
+async fn sealing(sealer: JoinHandle<Result<Sealed, SealError>>) -> Result<Sealed, BackupError> {
+    match sealer.await {
+        Ok(receipt) => receipt.map_err(BackupError::Seal),
+        Err(_panic) => Err(BackupError::Panicked),
+    }
+}
+
+async fn storing(mut sealed: pipe::Receiver, upload: &mut Upload) -> Result<(), BackupError> {
+    loop {
+        match sealed.receive().await {
+            Ok(Some(chunk)) => upload.write(chunk).await.map_err(BackupError::Store)?,
+            Ok(None) => return Ok(()),
+            // The sealer is gone, and says why itself.
+            Err(_) => return pending().await,
+        }
+    }
+}

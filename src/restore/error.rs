@@ -1,0 +1,172 @@
+//! Why a restore failed, and what became of the target.
+
+use crate::backup::BackupError;
+use crate::pg::PgError;
+use crate::vault::VaultError;
+
+/// Why a restore failed. Unless the error says otherwise, the target is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The target, before anything was fetched.
+    #[error("prepare the restore")]
+    Prepare(#[source] PgError),
+    /// The archive comes from a pg_dump whose archives that server cannot take.
+    #[error(
+        "prepare the restore: the backup was made by pg_dump {archive}, the target is PostgreSQL {server}, which does not know what such an archive sets\n\
+         hint: restore into a server of version {archive} or later"
+    )]
+    TooNew {
+        /// The archive's pg_dump, major version.
+        archive: u32,
+        /// The target's major version.
+        server: u32,
+    },
+    /// Roles that own or are granted something are not on the target.
+    #[error(
+        "prepare the restore: the backup needs roles that the target server does not have: {}\nhint: {}",
+        .0.join(", "), create_roles(.0)
+    )]
+    MissingRoles(Vec<String>),
+    /// Extensions that the target server cannot install.
+    #[error(
+        "prepare the restore: the target server does not have the extensions {}\nhint: install their packages on that server", .0.join(", ")
+    )]
+    MissingExtensions(Vec<String>),
+    /// The backup could not be fetched or proved.
+    #[error("verify the backup before the target is touched")]
+    Verify(#[source] VaultError),
+    /// No safety backup, no restore.
+    #[error(
+        "make the safety backup of the target; the target is as it was\n\
+         hint: a database that cannot be dumped any more is restored with --no-safety-backup"
+    )]
+    Safety(#[source] BackupError),
+    /// The safety backup was made, but could not be proved.
+    #[error("verify the safety backup {name}; the target is as it was")]
+    SafetyUnproved {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: VaultError,
+    },
+    /// The new database could not be created, filled, finished or renamed.
+    #[error("restore into a new database; what was made of it was dropped again")]
+    New(#[source] PgError),
+    /// The archive could not be loaded into the new database.
+    #[error("load the backup into a new database; what was made of it was dropped again")]
+    LoadNew(#[source] VaultError),
+    /// The archive could not be loaded over the target; the server rolled everything back.
+    #[error("load the backup over {database}: nothing was changed, the one transaction was rolled back{}", with_safety(safety.as_ref()))]
+    LoadInPlace {
+        /// The target.
+        database: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: VaultError,
+    },
+    /// The restored rows are not the recorded ones, in a database that was dropped again.
+    #[error("compare the restored rows with the manifest: {}; the new database was dropped again", shown(.0))]
+    CountsNew(Vec<Difference>),
+    /// The restored rows are not the recorded ones, in a database that is live.
+    #[error(
+        "RESTORE FAILED: {database} was replaced, but its rows are not the backup's: {}{}",
+        shown(differences), with_safety(safety.as_ref())
+    )]
+    CountsInPlace {
+        /// The target.
+        database: String,
+        /// What differs.
+        differences: Vec<Difference>,
+        /// The safety backup's name.
+        safety: Option<String>,
+    },
+    /// The rows could not be counted after the load was committed.
+    #[error("count the restored rows of {database}, which was replaced{}", with_safety(safety.as_ref()))]
+    Count {
+        /// The target.
+        database: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// Somebody asked for the end.
+    #[error("the restore was interrupted; the target is as it was{}", with_safety(.0.as_ref()))]
+    Interrupted(Option<String>),
+}
+
+/// A table whose restored rows are not the recorded ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// `schema.name`.
+    pub table: String,
+    /// What the manifest says.
+    pub recorded: u64,
+    /// What is there; `None`: no such table.
+    pub restored: Option<u64>,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            table,
+            recorded,
+            restored,
+        } = self;
+        match restored {
+            Some(restored) => write!(
+                formatter,
+                "{table} has {restored} rows, the backup {recorded}"
+            ),
+            None => write!(
+                formatter,
+                "{table} is missing, the backup has {recorded} rows of it"
+            ),
+        }
+    }
+}
+
+impl RestoreError {
+    /// Whether it ended before anything was fetched, for a reason that only somebody's hand can mend.
+    #[must_use]
+    pub const fn is_preparation(&self) -> bool {
+        matches!(
+            self,
+            Self::Prepare(_)
+                | Self::TooNew { .. }
+                | Self::MissingRoles(_)
+                | Self::MissingExtensions(_)
+        )
+    }
+}
+
+/// So many differences are shown; the first ones say what happened.
+const DIFFERENCES_SHOWN_MAX: usize = 5;
+
+fn shown(differences: &[Difference]) -> String {
+    let first: Vec<_> = differences
+        .iter()
+        .take(DIFFERENCES_SHOWN_MAX)
+        .map(ToString::to_string)
+        .collect();
+    let more = match differences.len().saturating_sub(DIFFERENCES_SHOWN_MAX) {
+        0 => String::new(),
+        more => format!("; and {more} more tables"),
+    };
+    first.join("; ") + &more
+}
+
+fn with_safety(safety: Option<&String>) -> String {
+    safety
+        .map(|name| format!("\nhint: the database as it was before is safety backup {name}"))
+        .unwrap_or_default()
+}
+
+fn create_roles(roles: &[String]) -> String {
+    let statement = |role: &String| format!("CREATE ROLE \"{}\";", role.replace('"', "\"\""));
+    roles.iter().map(statement).collect::<Vec<_>>().join(" ")
+}

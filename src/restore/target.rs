@@ -1,0 +1,122 @@
+//! What is looked at on the target before anything is fetched.
+
+use super::{Mode, RestoreError};
+use crate::model::connection::Connection;
+use crate::model::ids::Uid;
+use crate::model::manifest::Manifest;
+use crate::pg::inspect::{self, Session};
+use crate::pg::{Finding, PgError, dumped_by};
+
+/// PostgreSQL's limit for a name, in bytes (NAMEDATALEN - 1).
+const NAME_BYTES_MAX: usize = 63;
+/// From this major on, archives set what older servers do not know (measured: `SET transaction_timeout`).
+const CANNOT_GO_BACK_FROM: u32 = 17;
+
+/// The server that is restored into: a session in the target, or beside it where the target is yet to be made.
+pub(super) struct Target {
+    session: Session,
+    database: String,
+}
+
+impl Target {
+    pub(super) async fn look(to: &Connection, mode: Mode) -> Result<Self, PgError> {
+        let database = to.database().to_owned();
+        let session = match mode {
+            Mode::New => {
+                let mut session = inspect::maintenance_session(to).await?;
+                if inspect::database_exists(&mut session, &database).await? {
+                    return Err(PgError::DatabaseExists(database));
+                }
+                session
+            }
+            Mode::InPlace => {
+                let mut session = Session::connect(to).await?;
+                if inspect::is_pooled(&mut session).await? {
+                    return Err(PgError::Preflight(vec![Finding::problem(
+                        "pooler",
+                        "the connection goes through a transaction pooler, which cannot carry a restore",
+                        "connect to PostgreSQL itself, not to the pooler",
+                    )]));
+                }
+                session
+            }
+        };
+        Ok(Self { session, database })
+    }
+
+    pub(super) const fn server_major(&self) -> u32 {
+        self.session.server().major()
+    }
+
+    /// The target on the host that answered.
+    pub(super) fn connection(&self) -> Connection {
+        self.session.connection().with_database(&self.database)
+    }
+
+    /// Whether this server can take what the manifest describes.
+    pub(super) async fn suits(&mut self, manifest: &Manifest) -> Result<(), RestoreError> {
+        if let Some(archive) = dumped_by(&manifest.archive_list) {
+            reads(self.server_major(), archive)?;
+        }
+        let roles = inspect::missing_roles(&mut self.session, &manifest.database.roles).await;
+        let roles = roles.map_err(RestoreError::Prepare)?;
+        if !roles.is_empty() {
+            return Err(RestoreError::MissingRoles(roles));
+        }
+        let extensions =
+            inspect::missing_extensions(&mut self.session, &manifest.database.extensions).await;
+        let extensions = extensions.map_err(RestoreError::Prepare)?;
+        if !extensions.is_empty() {
+            return Err(RestoreError::MissingExtensions(extensions));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn close(self) {
+        self.session.close().await;
+    }
+}
+
+/// Whether a server takes the archives of a pg_dump of major `archive`.
+pub(super) const fn reads(server: u32, archive: u32) -> Result<(), RestoreError> {
+    if archive >= CANNOT_GO_BACK_FROM && server < CANNOT_GO_BACK_FROM {
+        return Err(RestoreError::TooNew { archive, server });
+    }
+    Ok(())
+}
+
+/// `{database}__restore_{id}`, the database's part cut so that the name stays within PostgreSQL's limit.
+pub(super) fn working_name(database: &str, uid: Uid) -> String {
+    let suffix = format!("__restore_{}", uid.short());
+    let mut keep = database.len().min(NAME_BYTES_MAX - suffix.len());
+    while !database.is_char_boundary(keep) {
+        keep -= 1;
+    }
+    format!("{}{suffix}", &database[..keep])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn working_names_fit_and_differ() {
+        let now = time::macros::datetime!(2026-11-24 01:02:03 UTC);
+        let short = working_name("shop", Uid::new(now));
+        assert!(short.starts_with("shop__restore_"), "{short}");
+        let long = "ü".repeat(40);
+        let (one, other) = (
+            working_name(&long, Uid::new(now)),
+            working_name(&long, Uid::new(now)),
+        );
+        assert!(one.len() <= NAME_BYTES_MAX);
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn archives_of_17_stay_out_of_older_servers() {
+        assert!(reads(15, 17).is_err());
+        assert!(reads(17, 18).is_ok());
+        assert!(reads(15, 16).is_ok());
+    }
+}
