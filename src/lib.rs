@@ -1,6 +1,8 @@
 //! pgseal backs up PostgreSQL databases and restores them.
 
 pub mod backup;
+pub mod cli;
+pub mod config;
 pub mod model;
 pub mod pg;
 pub mod pipe;
@@ -8,4 +10,5 @@ pub mod progress;
 pub mod restore;
 pub mod seal;
 pub mod store;
+pub mod telemetry;
 pub mod vault;

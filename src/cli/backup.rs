@@ -1,0 +1,94 @@
+//! `pgseal backup`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use super::Context;
+use super::exit::UsageError;
+use super::output::Record;
+use crate::backup::{self, BackupRequest};
+use crate::config;
+use crate::model::kind::BackupKind;
+use crate::progress::Progress;
+
+const AFTER_HELP: &str = "\
+Examples:
+  pgseal backup postgres://app@db.example/shop
+  pgseal backup --label reason=before-migration --exclude-table-data 'logs.*'
+
+The dump, its snapshot and the row counts are of one moment. The backup exists once its manifest was written and read
+back; whatever fails before that leaves nothing in the store.";
+
+/// Back a database up
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct BackupArgs {
+    /// The database, as postgres://ROLE@HOST:5432/DATABASE [default: DATABASE_URL, or the file in DATABASE_URL_FILE]
+    #[arg(value_name = "DATABASE_URL")]
+    database_url: Option<String>,
+    /// Why it is made; stands in its name
+    #[arg(long, value_enum, default_value_t = KindArg::Manual)]
+    kind: KindArg,
+    /// Attach a label; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Leave the rows of matching tables out, as pg_dump does; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude_table_data: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KindArg {
+    /// Somebody asked for it
+    Manual,
+    /// A timer asked for it
+    Scheduled,
+}
+
+impl BackupArgs {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let request = self.request()?;
+        let stages = context.settings.stages(context.clock).await?;
+        let progress = Arc::new(Progress::default());
+        let made = backup::run(&stages, &request, &progress, &context.cancel);
+        let manifest = context.progress.show(&progress, made).await?;
+        let record = Record::of_manifest(&manifest);
+        context.output.print(&record, || {
+            let place = stages.vault.store.describe();
+            format!(
+                "Backup {} is complete in {place}\n{}",
+                record.name,
+                record.facts()
+            )
+        })
+    }
+
+    fn request(&self) -> anyhow::Result<BackupRequest> {
+        let mut labels = BTreeMap::new();
+        for (name, value) in &self.labels {
+            if labels.insert(name.clone(), value.clone()).is_some() {
+                return Err(UsageError(format!("label {name} is given twice")).into());
+            }
+        }
+        Ok(BackupRequest {
+            connection: config::connection(self.database_url.as_deref(), "DATABASE_URL")?,
+            target: "default".to_owned(),
+            kind: match self.kind {
+                KindArg::Manual => BackupKind::Manual,
+                KindArg::Scheduled => BackupKind::Scheduled,
+            },
+            labels,
+            exclude_table_data: self.exclude_table_data.clone(),
+        })
+    }
+}
+
+/// `NAME=VALUE`, the name not empty.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a label is NAME=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,42 @@
+//! `pgseal delete`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::Record;
+use super::{BackupSelection, Context};
+
+/// Delete a backup: every version of its objects
+///
+/// The manifest goes first, so that a deletion that was cut off leaves no backup that cannot be restored.
+#[derive(Args, Debug)]
+pub(super) struct DeleteArgs {
+    #[command(flatten)]
+    selection: BackupSelection,
+}
+
+#[derive(Serialize)]
+struct Deleted {
+    #[serde(flatten)]
+    record: Record,
+    versions_deleted: u64,
+}
+
+impl DeleteArgs {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let vault = context.settings.vault().await?;
+        let entry = self.selection.find(&vault).await?;
+        let versions_deleted = vault.delete(&entry).await?;
+        let deleted = Deleted {
+            record: Record::of(&entry),
+            versions_deleted,
+        };
+        context.output.print(&deleted, || {
+            format!(
+                "Backup {} was deleted from {}",
+                deleted.record.name,
+                vault.store.describe()
+            )
+        })
+    }
+}

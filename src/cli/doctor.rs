@@ -1,0 +1,247 @@
+//! `pgseal doctor`: everything a backup and a restore need, looked at one by one, each finding with its fix.
+
+use clap::Args;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::Context;
+use super::exit::ProblemsFound;
+use super::output::bytes;
+use crate::backup::NewerClient;
+use crate::config::{self, ConfigError};
+use crate::model::connection::Connection;
+use crate::model::ids::Uid;
+use crate::pg::inspect::{self, Session};
+use crate::pg::{Clients, Finding, Severity};
+use crate::vault::{Entry, Vault};
+
+/// Look at everything a backup and a restore need, and say what to mend
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    /// The database, as postgres://ROLE@HOST:5432/DATABASE [default: DATABASE_URL; without one, no server is asked]
+    #[arg(value_name = "DATABASE_URL")]
+    database_url: Option<String>,
+}
+
+/// A finding as JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    severity: &'static str,
+    subject: &'a str,
+    found: &'a str,
+    fix: &'a str,
+}
+
+impl DoctorArgs {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let mut findings = Vec::new();
+        let clients = context.settings.clients().await;
+        findings.push(clients_found(&clients));
+        match context.settings.vault().await {
+            Ok(vault) => {
+                findings.push(store_works(&vault, (context.clock)()).await);
+                findings.extend(passphrases_open(&vault).await);
+                findings.push(spool_space(&vault));
+            }
+            Err(error) => findings.push(problem("settings", &error)),
+        }
+        if self.database_url.is_some() || config::names_database() {
+            match config::connection(self.database_url.as_deref(), "DATABASE_URL") {
+                Ok(connection) => findings.extend(database(&connection, &clients, context).await),
+                Err(error) => findings.push(problem("database", &error)),
+            }
+        } else {
+            let hint = ConfigError::NoDatabase.to_string();
+            findings.push(Finding::warning(
+                "database",
+                "not looked at: no database was named",
+                hint_of(&hint),
+            ));
+        }
+        print(context, &findings)
+    }
+}
+
+fn print(context: &Context, findings: &[Finding]) -> anyhow::Result<()> {
+    let lines: Vec<Line<'_>> = findings
+        .iter()
+        .map(|finding| Line {
+            severity: word(finding.severity),
+            subject: finding.subject,
+            found: &finding.found,
+            fix: &finding.fix,
+        })
+        .collect();
+    context.output.print(&lines, || {
+        lines.iter().map(Line::text).collect::<Vec<_>>().join("\n")
+    })?;
+    match findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Problem)
+        .count()
+    {
+        0 => Ok(()),
+        problems => Err(ProblemsFound(problems).into()),
+    }
+}
+
+impl Line<'_> {
+    fn text(&self) -> String {
+        let fix = if self.fix.is_empty() {
+            String::new()
+        } else {
+            format!("\n{:9}fix: {}", "", self.fix)
+        };
+        format!("{:7}  {}: {}{fix}", self.severity, self.subject, self.found)
+    }
+}
+
+const fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Ok => "ok",
+        Severity::Warning => "warning",
+        Severity::Problem => "PROBLEM",
+    }
+}
+
+fn clients_found(clients: &Clients) -> Finding {
+    let found: Vec<String> = clients
+        .all()
+        .map(|client| format!("{} in {}", client.major, client.folder.display()))
+        .collect();
+    if found.is_empty() {
+        let fix = "install postgresql-client, or name the folder that holds pg_dump and pg_restore in BACKUP_PG_BINDIRS";
+        return Finding::problem("clients", "no pg_dump and pg_restore found", fix);
+    }
+    Finding::ok("clients", format!("PostgreSQL {}", found.join(", ")))
+}
+
+async fn store_works(vault: &Vault, now: OffsetDateTime) -> Finding {
+    match vault.probe(Uid::new(now)).await {
+        Ok(()) => Finding::ok(
+            "store",
+            format!(
+                "{} can be written, read and deleted",
+                vault.store.describe()
+            ),
+        ),
+        Err(error) => problem("store", &error),
+    }
+}
+
+/// The newest backup shows that today's passphrase is right, the oldest that an old one was not lost.
+async fn passphrases_open(vault: &Vault) -> Vec<Finding> {
+    if let Err(error) = vault.current_passphrase() {
+        return vec![problem("passphrase", &error)];
+    }
+    let entries = match vault.list().await {
+        Ok(entries) => entries,
+        Err(error) => return vec![problem("backups", &error)],
+    };
+    let ours: Vec<&Entry> = entries
+        .iter()
+        .filter(|entry| {
+            matches!(
+                entry,
+                Entry::Complete(_) | Entry::Lost(_) | Entry::Unreadable { .. }
+            )
+        })
+        .collect();
+    let (Some(newest), Some(oldest)) = (ours.first(), ours.last()) else {
+        return vec![Finding::ok("backups", "none yet")];
+    };
+    let mut findings = vec![opens("newest backup", newest)];
+    if ours.len() > 1 {
+        findings.push(opens("oldest backup", oldest));
+    }
+    findings
+}
+
+fn opens(subject: &'static str, entry: &Entry) -> Finding {
+    match entry {
+        Entry::Complete(manifest) => {
+            Finding::ok(subject, format!("a passphrase opens {}", manifest.name))
+        }
+        Entry::Lost(manifest) => Finding::problem(
+            subject,
+            format!(
+                "{} is lost: its manifest is there, its dump is not",
+                manifest.name
+            ),
+            "find out who deletes objects in the store; pgseal delete removes what is left",
+        ),
+        other => Finding::problem(
+            subject,
+            format!("{} cannot be opened", other.key()),
+            "check BACKUP_GPG_PASSPHRASE; older passphrases go into BACKUP_GPG_OLD_PASSPHRASES_FILE",
+        ),
+    }
+}
+
+fn spool_space(vault: &Vault) -> Finding {
+    match vault.spool_bytes_free() {
+        Ok(free) => Finding::ok(
+            "spool",
+            format!("{} has {} free", vault.spool_folder.display(), bytes(free)),
+        ),
+        Err(error) => problem("spool", &error),
+    }
+}
+
+async fn database(connection: &Connection, clients: &Clients, context: &Context) -> Vec<Finding> {
+    let mut session = match Session::connect(connection).await {
+        Ok(session) => session,
+        Err(error) => return vec![problem("server", &error)],
+    };
+    let server = session.server().clone();
+    let mut findings = vec![Finding::ok(
+        "server",
+        format!("PostgreSQL {} at {connection}", server.version),
+    )];
+    let newer = context.settings.newer_client() == NewerClient::Allowed;
+    findings.push(match clients.for_dump(server.major(), newer) {
+        Ok(client) => Finding::ok(
+            "client",
+            format!("{} in {}", client.version, client.folder.display()),
+        ),
+        Err(error) => problem("client", &error),
+    });
+    match inspect::preflight_dump(&mut session).await {
+        Ok(found) => findings.extend(found),
+        Err(error) => findings.push(problem("preflight", &error)),
+    }
+    match inspect::preflight_restore(&mut session).await {
+        Ok(found) => findings.extend(found),
+        Err(error) => findings.push(problem("preflight", &error)),
+    }
+    session.close().await;
+    findings
+}
+
+/// An error as a finding: what it says with its causes, and its hint as the fix.
+fn problem(subject: &'static str, error: &(dyn std::error::Error + 'static)) -> Finding {
+    let mut said = Vec::new();
+    let mut fix = String::new();
+    let mut next = Some(error);
+    while let Some(link) = next {
+        let text = link.to_string();
+        said.extend(
+            text.lines()
+                .filter(|line| !line.starts_with("hint: "))
+                .map(str::to_owned),
+        );
+        if fix.is_empty() {
+            fix = hint_of(&text);
+        }
+        next = link.source();
+    }
+    said.dedup();
+    Finding::problem(subject, said.join(": "), fix)
+}
+
+fn hint_of(text: &str) -> String {
+    text.lines()
+        .find_map(|line| line.strip_prefix("hint: "))
+        .unwrap_or_default()
+        .to_owned()
+}

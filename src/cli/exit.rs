@@ -1,0 +1,196 @@
+//! How a command ended: its exit code, and the error as a person reads it.
+
+use std::io::Write as _;
+
+use crate::backup::BackupError;
+use crate::config::ConfigError;
+use crate::restore::RestoreError;
+use crate::store::StoreError;
+use crate::vault::VaultError;
+
+/// How a command ended. Part of the interface: scripts tell by it what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// 0: done.
+    Done,
+    /// 1: failed for a reason that may pass, or that the message names.
+    Failed,
+    /// 2: wrong usage.
+    Usage,
+    /// 3: no such backup, or several that could be meant.
+    NotFound,
+    /// 4: the backup is damaged, replaced, cut, or sealed with another passphrase.
+    Damaged,
+    /// 5: a setting or the database must be changed before this can work.
+    Unprepared,
+    /// 130: Ctrl-C.
+    Interrupted,
+    /// 143: SIGTERM.
+    Terminated,
+}
+
+impl From<ExitStatus> for std::process::ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(match status {
+            ExitStatus::Done => 0_u8,
+            ExitStatus::Failed => 1,
+            ExitStatus::Usage => 2,
+            ExitStatus::NotFound => 3,
+            ExitStatus::Damaged => 4,
+            ExitStatus::Unprepared => 5,
+            ExitStatus::Interrupted => 130,
+            ExitStatus::Terminated => 143,
+        })
+    }
+}
+
+/// The doctor found something that must be mended.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} of the findings above must be mended before backups or restores work")]
+pub(super) struct ProblemsFound(pub(super) usize);
+
+/// What was typed makes no sense beyond what clap sees.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct UsageError(pub(super) String);
+
+impl ExitStatus {
+    /// Prints the error, if it is one, and says how the command ended.
+    pub(super) fn of(outcome: &anyhow::Result<()>) -> Self {
+        let Err(error) = outcome else {
+            return Self::Done;
+        };
+        if is_closed_pipe(error) {
+            // Whoever read our output has seen enough.
+            return Self::Done;
+        }
+        // Nobody is left to tell where stderr is closed.
+        let _said = writeln!(std::io::stderr().lock(), "{}", explain(error));
+        Self::code(error)
+    }
+
+    fn code(error: &anyhow::Error) -> Self {
+        if error.is::<UsageError>() {
+            return Self::Usage;
+        }
+        if error.is::<ConfigError>() || error.is::<ProblemsFound>() {
+            return Self::Unprepared;
+        }
+        if let Some(error) = error.downcast_ref::<VaultError>() {
+            return of_vault(error);
+        }
+        match error.downcast_ref::<RestoreError>() {
+            Some(error) if error.is_preparation() => return Self::Unprepared,
+            Some(RestoreError::Verify(error)) => return of_vault(error),
+            _ => {}
+        }
+        match error.downcast_ref::<BackupError>() {
+            Some(error) if error.is_preparation() => Self::Unprepared,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// Whether the work ended because it was told to.
+pub(super) fn was_interrupted(outcome: &anyhow::Result<()>) -> bool {
+    match outcome {
+        // A command that can be left at any point was left.
+        Ok(()) => true,
+        Err(error) => {
+            let interrupted = matches!(error.downcast_ref(), Some(BackupError::Interrupted))
+                || matches!(
+                    error.downcast_ref(),
+                    Some(
+                        RestoreError::Interrupted(_)
+                            | RestoreError::Safety(BackupError::Interrupted)
+                    )
+                );
+            if interrupted {
+                let _said = writeln!(std::io::stderr().lock(), "{}", explain(error));
+            }
+            interrupted
+        }
+    }
+}
+
+fn of_vault(error: &VaultError) -> ExitStatus {
+    match error {
+        VaultError::NotFound { .. }
+        | VaultError::Ambiguous { .. }
+        | VaultError::NoneYet
+        | VaultError::BadKey(_)
+        | VaultError::Unfinished(_) => ExitStatus::NotFound,
+        VaultError::NoPassphrase
+        | VaultError::NoSpace { .. }
+        | VaultError::Store(StoreError::Configuration(_) | StoreError::PermissionDenied { .. }) => {
+            ExitStatus::Unprepared
+        }
+        error if error.is_verdict() => ExitStatus::Damaged,
+        _ => ExitStatus::Failed,
+    }
+}
+
+/// The chain of an error, one line a link, and the hints of all of them at the end.
+fn explain(error: &anyhow::Error) -> String {
+    let mut links: Vec<String> = Vec::new();
+    let mut hints: Vec<String> = Vec::new();
+    for link in error.chain() {
+        let text = link.to_string();
+        let mut said = Vec::new();
+        for line in text.lines() {
+            match line.trim_start().strip_prefix("hint: ") {
+                Some(hint) => hints.push(format!("hint: {hint}")),
+                None => said.push(line.to_owned()),
+            }
+        }
+        let said = said.join("\n  ");
+        // A link that only repeats the one above it says nothing.
+        if links.last().is_none_or(|last| *last != said) {
+            links.push(said);
+        }
+    }
+    hints.dedup();
+    let links = links.join("\n  because: ");
+    let hints: String = hints.iter().map(|hint| format!("\n{hint}")).collect();
+    format!("error: {links}{hints}")
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_stand_at_the_end() {
+        let error =
+            anyhow::Error::new(VaultError::NoPassphrase).context("do something\nhint: try again");
+        let text = explain(&error);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "error: do something");
+        assert_eq!(lines[1], "  because: no passphrase is set");
+        assert_eq!(lines[2], "hint: try again");
+        assert!(
+            lines[3].starts_with("hint: set BACKUP_GPG_PASSPHRASE"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn causes_decide_the_code() {
+        let code = |error: anyhow::Error| ExitStatus::code(&error);
+        assert_eq!(code(VaultError::NoneYet.into()), ExitStatus::NotFound);
+        assert_eq!(
+            code(VaultError::Lost("x".into()).into()),
+            ExitStatus::Damaged
+        );
+        assert_eq!(code(ConfigError::NoDatabase.into()), ExitStatus::Unprepared);
+        assert_eq!(code(BackupError::Panicked.into()), ExitStatus::Failed);
+        let damaged = RestoreError::Verify(VaultError::PlainDigest { name: "x".into() });
+        assert_eq!(code(damaged.into()), ExitStatus::Damaged);
+    }
+}

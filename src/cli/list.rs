@@ -1,0 +1,37 @@
+//! `pgseal list`.
+
+use clap::Args;
+
+use super::Context;
+use super::output::{Record, table};
+
+const AFTER_HELP: &str = "\
+States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched
+and restored) · unfinished (never completed; cannot) · lost (the dump is gone) · unreadable (no passphrase opens its
+manifest, or it was changed)";
+
+/// List what is in the store, newest first
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct ListArgs {}
+
+impl ListArgs {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let vault = context.settings.vault().await?;
+        let entries = vault.list().await?;
+        let records: Vec<Record> = entries.iter().map(Record::of).collect();
+        context.output.print(&records, || {
+            if records.is_empty() {
+                return format!(
+                    "No backup yet in {} under {}",
+                    vault.store.describe(),
+                    vault.layout.listing_prefix()
+                );
+            }
+            let header = [
+                "NAME", "STATE", "STARTED", "DATABASE", "TABLES", "ROWS", "STORED",
+            ];
+            table(header, records.iter().map(Record::cells), 4)
+        })
+    }
+}

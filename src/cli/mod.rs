@@ -1,0 +1,180 @@
+//! The command line: one file for each command, with its grammar, its help and what it prints.
+//!
+//! Results go to stdout; everything else goes to stderr.
+
+mod backup;
+mod delete;
+mod doctor;
+mod exit;
+mod fetch;
+mod list;
+mod output;
+mod progress;
+mod restore;
+mod show;
+mod signals;
+mod verify;
+
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+pub use exit::ExitStatus;
+
+use crate::config::{self, Settings};
+use crate::telemetry::Verbosity;
+use crate::vault::{Entry, Limits, Selector, Vault};
+
+const AFTER_HELP: &str = "\
+Settings are flags or variables; pgseal COMMAND --help shows both. The important ones:
+  DATABASE_URL             the database, as postgres://ROLE@HOST:5432/DATABASE
+  BACKUP_GPG_PASSPHRASE    seals and opens the backups (or BACKUP_GPG_PASSPHRASE_FILE)
+  BACKUP_STORE             file:FOLDER or s3://BUCKET, with BACKUP_S3_* beside it
+
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced,
+or sealed with another passphrase · 5 a setting or the database must be changed first · 130, 143 interrupted
+
+Without pgseal: gpg -d NAME.dump.gpg | pg_restore -d DATABASE";
+
+/// PostgreSQL backup and restore: sealed, verified, and restorable with stock tools
+#[derive(Debug, Parser)]
+#[command(name = "pgseal", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Backup(backup::BackupArgs),
+    List(list::ListArgs),
+    Show(show::ShowArgs),
+    Verify(verify::VerifyArgs),
+    Restore(restore::RestoreArgs),
+    Fetch(fetch::FetchArgs),
+    Delete(delete::DeleteArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+/// What is said, and how.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Output")]
+struct OutputArgs {
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say nothing but errors and the result
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// What every command works with.
+struct Context {
+    settings: Settings,
+    output: output::Output,
+    progress: progress::Style,
+    cancel: CancellationToken,
+    clock: fn() -> OffsetDateTime,
+}
+
+impl Cli {
+    /// Reads the command line and the variables; wrong usage is said here, and ends with code 2.
+    ///
+    /// # Errors
+    /// Wrong usage, or a request for help or the version.
+    pub fn read(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Self, clap::Error> {
+        let matches = config::prepare(Self::command()).try_get_matches_from(arguments)?;
+        Self::from_arg_matches(&matches)
+    }
+
+    /// How much is to be said.
+    #[must_use]
+    pub const fn verbosity(&self) -> Verbosity {
+        match (self.output.quiet, self.output.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            (false, 1) => Verbosity::Verbose,
+            (false, _) => Verbosity::Trace,
+        }
+    }
+
+    /// Does what was asked, and says how it ended.
+    pub async fn run(self, clock: fn() -> OffsetDateTime) -> ExitStatus {
+        let cancel = CancellationToken::new();
+        let context = Context {
+            settings: self.settings,
+            output: if self.output.json {
+                output::Output::Json
+            } else {
+                output::Output::Text
+            },
+            progress: progress::Style::choose(self.output.quiet),
+            cancel: cancel.clone(),
+            clock,
+        };
+        signals::until_done(self.command.run(&context), &cancel).await
+    }
+}
+
+impl Command {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            // These end by themselves when they are told to, because something may have to be undone.
+            Self::Backup(arguments) => arguments.run(context).await,
+            Self::Restore(arguments) => arguments.run(context).await,
+            // These can be left at any point: what they hold goes with them.
+            Self::List(arguments) => context.leave(arguments.run(context)).await,
+            Self::Show(arguments) => context.leave(arguments.run(context)).await,
+            Self::Verify(arguments) => context.leave(arguments.run(context)).await,
+            Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
+            Self::Delete(arguments) => context.leave(arguments.run(context)).await,
+            Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
+        }
+    }
+}
+
+impl Context {
+    async fn leave(&self, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        self.cancel
+            .run_until_cancelled(work)
+            .await
+            .unwrap_or(Ok(()))
+    }
+}
+
+/// Which backup is meant.
+#[derive(Args, Clone, Debug)]
+struct BackupSelection {
+    /// A backup's name, the beginning of one, latest, or a whole object key
+    #[arg(value_name = "BACKUP")]
+    backup: String,
+}
+
+impl BackupSelection {
+    async fn find(&self, vault: &Vault) -> anyhow::Result<Entry> {
+        Ok(vault.find(&Selector::parse(&self.backup)?).await?)
+    }
+}
+
+/// What a foreign object may become.
+#[derive(Args, Clone, Copy, Debug)]
+struct ForeignArgs {
+    /// For a backup without a manifest: how many plain bytes one sealed byte may become before it is stopped
+    #[arg(long, value_name = "N", default_value_t = Limits::default().foreign_ratio, hide_short_help = true)]
+    max_ratio: u64,
+}
+
+impl ForeignArgs {
+    const fn limits(self) -> Limits {
+        Limits {
+            foreign_ratio: self.max_ratio,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What is printed: one shape for a backup, as text and as JSON.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::model::manifest::Manifest;
+use crate::vault::Entry;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    Text,
+    Json,
+}
+
+impl Output {
+    /// Prints a result: as JSON, or as the text that is made only then.
+    pub(super) fn print<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
+        let printed = match self {
+            Self::Json => serde_json::to_string_pretty(value)?,
+            Self::Text => text(),
+        };
+        Ok(writeln!(io::stdout().lock(), "{printed}")?)
+    }
+}
+
+/// One backup, or something that could be one, as JSON. What is not known is null.
+#[derive(Debug, Serialize)]
+pub(super) struct Record {
+    pub(super) name: String,
+    object_key: String,
+    state: &'static str,
+    reason: Option<String>,
+    uid: Option<String>,
+    kind: Option<&'static str>,
+    target: Option<String>,
+    database: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    started_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    finished_at: Option<OffsetDateTime>,
+    plain_bytes: Option<u64>,
+    plain_sha256: Option<String>,
+    sealed_bytes: Option<u64>,
+    sealed_sha256: Option<String>,
+    compression: Option<String>,
+    table_count: Option<usize>,
+    row_count: Option<u64>,
+    large_objects: Option<u64>,
+    server_version: Option<String>,
+    pg_dump_version: Option<String>,
+    labels: BTreeMap<String, String>,
+    warnings: Vec<String>,
+}
+
+impl Record {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let record = match entry {
+            Entry::Complete(manifest) | Entry::Lost(manifest) => Self::of_manifest(manifest),
+            Entry::Unreadable {
+                key,
+                reason,
+                modified,
+            } => Self {
+                reason: Some(reason.clone()),
+                finished_at: Some(*modified),
+                ..Self::bare(key.as_str())
+            },
+            Entry::Foreign(bare) | Entry::Unfinished(bare) => Self {
+                finished_at: Some(bare.modified),
+                sealed_bytes: Some(bare.bytes),
+                ..Self::bare(bare.key.as_str())
+            },
+        };
+        Self {
+            state: entry.state(),
+            ..record
+        }
+    }
+
+    pub(super) fn of_manifest(manifest: &Manifest) -> Self {
+        Self {
+            uid: Some(manifest.uid.to_string()),
+            kind: Some(manifest.kind.as_str()),
+            target: Some(manifest.target.clone()),
+            database: Some(manifest.database.name.clone()),
+            started_at: Some(manifest.started_at),
+            finished_at: Some(manifest.finished_at),
+            plain_bytes: Some(manifest.plain_bytes),
+            plain_sha256: Some(manifest.plain_sha256.to_string()),
+            sealed_bytes: Some(manifest.sealed_bytes),
+            sealed_sha256: Some(manifest.sealed_sha256.to_string()),
+            compression: Some(manifest.compression.clone()),
+            table_count: Some(manifest.tables.len()),
+            row_count: manifest.row_count(),
+            large_objects: Some(manifest.large_objects),
+            server_version: Some(manifest.versions.server.clone()),
+            pg_dump_version: Some(manifest.versions.pg_dump.clone()),
+            labels: manifest.labels.clone(),
+            warnings: manifest.warnings.clone(),
+            ..Self::bare(&manifest.object_key)
+        }
+    }
+
+    fn bare(key: &str) -> Self {
+        let file = key.rsplit('/').next().unwrap_or(key);
+        let name = file.strip_suffix(".gpg").unwrap_or(file);
+        Self {
+            name: name.strip_suffix(".dump").unwrap_or(name).to_owned(),
+            object_key: key.to_owned(),
+            state: "complete",
+            reason: None,
+            uid: None,
+            kind: None,
+            target: None,
+            database: None,
+            started_at: None,
+            finished_at: None,
+            plain_bytes: None,
+            plain_sha256: None,
+            sealed_bytes: None,
+            sealed_sha256: None,
+            compression: None,
+            table_count: None,
+            row_count: None,
+            large_objects: None,
+            server_version: None,
+            pg_dump_version: None,
+            labels: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The facts as lines of `name  value`.
+    pub(super) fn facts(&self) -> String {
+        let mut facts = Facts::default();
+        facts.add("state", Some(self.state));
+        facts.add("reason", self.reason.as_deref());
+        facts.add("kind", self.kind);
+        facts.add("database", self.database.as_deref());
+        facts.add(
+            "server",
+            self.server_version
+                .as_ref()
+                .map(|version| format!("PostgreSQL {version}")),
+        );
+        facts.add("dumped by", self.pg_dump_version.as_deref());
+        facts.add("started", self.started_at.map(moment));
+        facts.add(
+            if self.started_at.is_some() {
+                "finished"
+            } else {
+                "stored"
+            },
+            self.finished_at.map(moment),
+        );
+        facts.add("content", self.content());
+        facts.add("dump", self.plain_bytes.map(bytes));
+        facts.add(
+            "stored",
+            self.sealed_bytes.map(|sealed| self.stored(sealed)),
+        );
+        facts.add("object", Some(&self.object_key));
+        facts.add("dump SHA-256", self.plain_sha256.as_deref());
+        facts.add("object SHA-256", self.sealed_sha256.as_deref());
+        for (name, value) in &self.labels {
+            facts.add("label", Some(format!("{name}={value}")));
+        }
+        for warning in &self.warnings {
+            facts.add("warning", Some(warning));
+        }
+        facts.text()
+    }
+
+    fn stored(&self, sealed: u64) -> String {
+        match &self.compression {
+            Some(compression) => format!("{} ({compression})", bytes(sealed)),
+            None => bytes(sealed),
+        }
+    }
+
+    fn content(&self) -> Option<String> {
+        let tables = count(self.table_count? as u64);
+        let rows = self.row_count.map_or_else(
+            || "rows not counted".to_owned(),
+            |rows| format!("{} rows", count(rows)),
+        );
+        let objects = match self.large_objects {
+            None | Some(0) => String::new(),
+            Some(objects) => format!(", {} large objects", count(objects)),
+        };
+        Some(format!("{tables} tables, {rows}{objects}"))
+    }
+
+    /// The cells of one line of `pgseal list`.
+    pub(super) fn cells(&self) -> [String; 7] {
+        let dash = || "-".to_owned();
+        [
+            self.name.clone(),
+            self.state.to_owned(),
+            self.started_at
+                .or(self.finished_at)
+                .map_or_else(dash, moment),
+            self.database.clone().unwrap_or_else(dash),
+            self.table_count
+                .map_or_else(dash, |tables| count(tables as u64)),
+            self.row_count.map_or_else(dash, count),
+            self.sealed_bytes.map_or_else(dash, bytes),
+        ]
+    }
+}
+
+/// Lines of `name  value`, the values one below the other.
+#[derive(Default)]
+pub(super) struct Facts(Vec<(String, String)>);
+
+impl Facts {
+    pub(super) fn add(&mut self, name: &str, value: Option<impl ToString>) {
+        self.0
+            .extend(value.map(|value| (name.to_owned(), value.to_string())));
+    }
+
+    pub(super) fn text(&self) -> String {
+        let width = self
+            .0
+            .iter()
+            .map(|(name, _)| name.chars().count())
+            .max()
+            .unwrap_or(0);
+        let line = |(name, value): &(String, String)| format!("  {name:width$}  {value}");
+        self.0.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A table without lines, the columns from `numbers_from` on aligned to the right.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+    numbers_from: usize,
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(header)
+        .add_rows(rows);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= numbers_from {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    lines.join("\n")
+}
+
+/// Bytes as people read them.
+pub(super) fn bytes(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+/// A number with its thousands apart.
+pub(super) fn count(count: u64) -> String {
+    indicatif::HumanCount(count).to_string()
+}
+
+/// A moment in UTC, to the second.
+pub(super) fn moment(moment: OffsetDateTime) -> String {
+    let utc = moment.to_offset(time::UtcOffset::UTC);
+    utc.format(format_description!(
+        "[year]-[month]-[day] [hour]:[minute]:[second] UTC"
+    ))
+    .unwrap_or_default()
+}

@@ -1,0 +1,51 @@
+//! Ctrl-C and SIGTERM: the first asks the work to end and waits until it has cleaned up, the second does not wait.
+
+use std::pin::pin;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::exit::ExitStatus;
+
+/// Does the work, and ends it when a signal asks for that.
+pub(super) async fn until_done(
+    work: impl Future<Output = anyhow::Result<()>>,
+    cancel: &CancellationToken,
+) -> ExitStatus {
+    let (Ok(interrupt), Ok(terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // Without handlers a signal ends the process at once, which loses nothing that was committed.
+        return ExitStatus::of(&work.await);
+    };
+    let mut signals = Signals {
+        interrupt,
+        terminate,
+    };
+    let mut work = pin!(work);
+    let first = tokio::select! {
+        done = &mut work => return ExitStatus::of(&done),
+        first = signals.next() => first,
+    };
+    cancel.cancel();
+    tokio::select! {
+        // Work that was past its point of no return ends as what it is.
+        done = &mut work => if super::exit::was_interrupted(&done) { first } else { ExitStatus::of(&done) },
+        second = signals.next() => second,
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) -> ExitStatus {
+        tokio::select! {
+            _ = self.interrupt.recv() => ExitStatus::Interrupted,
+            _ = self.terminate.recv() => ExitStatus::Terminated,
+        }
+    }
+}

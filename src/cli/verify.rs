@@ -1,0 +1,85 @@
+//! `pgseal verify`.
+
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::bytes;
+use super::{BackupSelection, Context, ForeignArgs};
+use crate::progress::Progress;
+
+/// Prove that a backup is whole: fetch it, compare its digests, decrypt all of it, let pg_restore read every block
+///
+/// No database is needed. Exit code 4 says that the backup is damaged, replaced, cut, or sealed with another passphrase.
+#[derive(Args, Debug)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    selection: BackupSelection,
+    #[command(flatten)]
+    foreign: ForeignArgs,
+}
+
+#[derive(Serialize)]
+struct Verified {
+    name: String,
+    object_key: String,
+    verified: bool,
+    has_manifest: bool,
+    plain_bytes: u64,
+    plain_sha256: String,
+    sealed_bytes: u64,
+    read_by: String,
+}
+
+impl VerifyArgs {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let vault = context.settings.vault().await?;
+        let clients = context.settings.clients().await;
+        let entry = self.selection.find(&vault).await?;
+        let progress = Arc::new(Progress::default());
+        let verifying = async {
+            let reader = clients.newest()?;
+            let fetched = vault.fetch(entry, &progress).await?;
+            let opened = vault
+                .verify(&fetched, reader, self.foreign.limits(), &progress)
+                .await?;
+            anyhow::Ok(Verified {
+                name: fetched.name().to_owned(),
+                object_key: fetched.key().to_string(),
+                verified: true,
+                has_manifest: fetched.manifest().is_some(),
+                plain_bytes: opened.plain_bytes,
+                plain_sha256: opened.plain_sha256.to_string(),
+                sealed_bytes: fetched.sealed_bytes(),
+                read_by: reader.version.clone(),
+            })
+        };
+        let verified = context.progress.show(&progress, verifying).await?;
+        context.output.print(&verified, || verified.text())
+    }
+}
+
+impl Verified {
+    fn text(&self) -> String {
+        let Self {
+            name,
+            sealed_bytes,
+            plain_bytes,
+            plain_sha256,
+            ..
+        } = self;
+        let compared = if self.has_manifest {
+            "equal to the manifest's"
+        } else {
+            "not compared: there is no manifest"
+        };
+        format!(
+            "Backup {name} is whole\n  fetched    {}, digest {compared}\n  decrypted  {}, authentic, digest {compared}\n  \
+             read       every block, by a client of version {}\n  SHA-256    {plain_sha256}",
+            bytes(*sealed_bytes),
+            bytes(*plain_bytes),
+            self.read_by.trim_start_matches("pg_dump (PostgreSQL) "),
+        )
+    }
+}
