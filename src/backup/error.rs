@@ -23,6 +23,9 @@ pub enum BackupError {
     /// The archive's own list could not be read.
     #[error("list what the dump holds")]
     List(#[source] PgError),
+    /// The archive's own list is empty.
+    #[error("list what the dump holds: pg_restore finds nothing in it")]
+    NoList,
     /// The rows could not be counted in the dump's snapshot.
     #[error(
         "count the rows in the dump's snapshot\nhint: BACKUP_ROW_COUNTS=off makes backups without counts"

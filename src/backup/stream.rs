@@ -16,7 +16,7 @@ use super::BackupError;
 use crate::model::manifest::{RowCounts, TableFacts};
 use crate::model::passphrase::Passphrase;
 use crate::pg::inspect::{self, Session, Table};
-use crate::pg::{ArchiveLister, Dump, DumpRequest, table_data};
+use crate::pg::{ArchiveLister, Dump, DumpRequest, dumped_by, table_data};
 use crate::pipe;
 use crate::progress::Progress;
 use crate::seal::{Packing, SealError, Sealed, Sealer};
@@ -83,7 +83,7 @@ impl Flow<'_> {
         let mut listing = Listing::start(&self.dump, listed)?;
         while let Some(chunk) = dump.read().await.map_err(BackupError::Dump)? {
             self.progress.add_bytes(chunk.len() as u64);
-            listing.offer(&chunk, self.progress).await?;
+            listing = listing.offer(&chunk, self.progress).await?;
             if plain.send(chunk).await.is_err() {
                 // The sealer is gone, and says why itself.
                 pending::<()>().await;
@@ -132,34 +132,47 @@ impl Listing {
         Ok(Self::Reading(lister, listed))
     }
 
-    async fn offer(&mut self, chunk: &Bytes, progress: &Progress) -> Result<(), BackupError> {
-        if let Self::Reading(lister, _) = self {
-            lister.offer(chunk).await;
-            if lister.is_done() {
-                self.settle(progress).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn finish(mut self, progress: &Progress) -> Result<String, BackupError> {
-        self.settle(progress).await?;
+    /// Passes the archive's next bytes on while its list is still being read.
+    async fn offer(self, chunk: &Bytes, progress: &Progress) -> Result<Self, BackupError> {
         match self {
-            Self::Done(list) => Ok(list),
-            Self::Reading(..) => Ok(String::new()),
+            Self::Reading(mut lister, listed) => {
+                lister.offer(chunk).await;
+                let reading = Self::Reading(lister, listed);
+                if reading.is_ready() {
+                    reading.settle(progress).await
+                } else {
+                    Ok(reading)
+                }
+            }
+            done @ Self::Done(_) => Ok(done),
         }
     }
 
-    async fn settle(&mut self, progress: &Progress) -> Result<(), BackupError> {
-        if let Self::Reading(lister, listed) = std::mem::replace(self, Self::Done(String::new())) {
-            let list = lister.finish().await.map_err(BackupError::List)?;
-            let dumped = table_data(&list);
-            progress.set_tables_total(dumped.len() as u64);
-            // Nobody may listen any more when the counting failed; that error is on its way.
-            let _listening = listed.send(dumped);
-            *self = Self::Done(list);
+    async fn finish(self, progress: &Progress) -> Result<String, BackupError> {
+        match self.settle(progress).await? {
+            Self::Done(list) => Ok(list),
+            Self::Reading(..) => Err(BackupError::NoList),
         }
-        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Reading(lister, _) if lister.is_done())
+    }
+
+    async fn settle(self, progress: &Progress) -> Result<Self, BackupError> {
+        let Self::Reading(lister, listed) = self else {
+            return Ok(self);
+        };
+        let list = lister.finish().await.map_err(BackupError::List)?;
+        // A restore goes by this list: by an empty one it would restore nothing.
+        if dumped_by(&list).is_none() {
+            return Err(BackupError::NoList);
+        }
+        let dumped = table_data(&list);
+        progress.set_tables_total(dumped.len() as u64);
+        // Nobody may listen any more when the counting failed; that error is on its way.
+        let _listening = listed.send(dumped);
+        Ok(Self::Done(list))
     }
 }
 

@@ -141,6 +141,52 @@ pub fn table_data(list: &str) -> BTreeSet<u32> {
         .collect()
 }
 
+/// The list in an order in which `--clean` works with partitioned tables: their partitions' primary keys and unique
+/// constraints before the parents'.
+///
+/// pg_restore drops in the list's order from its end. In its own order it would drop a partition's constraint first, which
+/// PostgreSQL refuses because it is inherited (measured on 15). This way the parent's goes first and takes the others
+/// with it; and for creating, a constraint needs its own table and nothing else.
+#[must_use]
+pub fn clean_order(list: &str) -> String {
+    const CONSTRAINT: &str = "CONSTRAINT ";
+    let described = |line: &str| entry(line).map(|entry| entry.description);
+    let attached: BTreeSet<String> = list
+        .lines()
+        .filter_map(described)
+        .filter_map(|text| Some(text.strip_prefix("INDEX ATTACH ")?.to_owned()))
+        .collect();
+    let is_attached = |line: &&str| {
+        let text = described(line).unwrap_or_default();
+        text.strip_prefix(CONSTRAINT)
+            .is_some_and(|constraint| is_of_partition(constraint, &attached))
+    };
+    let is_constraint =
+        |line: &&str| described(line).is_some_and(|text| text.starts_with(CONSTRAINT));
+    let first = list
+        .lines()
+        .position(|line| is_constraint(&line))
+        .unwrap_or(usize::MAX);
+    let before = list.lines().take(first);
+    let partitions = list.lines().rev().filter(is_attached);
+    let rest = list.lines().skip(first).filter(|line| !is_attached(line));
+    before
+        .chain(partitions)
+        .chain(rest)
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// A constraint is described as `SCHEMA TABLE NAME OWNER`, an attached index as `SCHEMA NAME OWNER`. Names may hold spaces,
+/// so every way to read the words is tried; one that fits by chance only moves a constraint that may stand anywhere.
+fn is_of_partition(constraint: &str, attached: &BTreeSet<String>) -> bool {
+    let spaces: Vec<usize> = constraint.match_indices(' ').map(|(at, _)| at).collect();
+    spaces.iter().enumerate().any(|(index, schema_end)| {
+        let (schema, mut ends) = (&constraint[..*schema_end], spaces[index + 1..].iter());
+        ends.any(|table_end| attached.contains(&format!("{schema}{}", &constraint[*table_end..])))
+    })
+}
+
 /// `3456; 0 16403 TABLE DATA public orders postgres`: dump id, catalog's table, object id, then words.
 fn entry(line: &str) -> Option<ArchiveEntry> {
     let (_, rest) = line.split_once("; ")?;
@@ -155,6 +201,24 @@ fn entry(line: &str) -> Option<ArchiveEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_constraints_stand_before_their_parents() {
+        let list = "; head\n1; 0 1 TABLE DATA public p own er\n\
+            2; 2606 2 CONSTRAINT public p p_pkey own er\n\
+            3; 2606 3 CONSTRAINT my schema p 1 p_1 pkey own er\n\
+            4; 2606 4 CONSTRAINT public p2 p2_pkey own er\n\
+            5; 1259 5 INDEX public i own er\n\
+            6; 0 0 INDEX ATTACH my schema p_1 pkey own er\n\
+            7; 0 0 INDEX ATTACH public p2_pkey own er\n";
+        let numbers: Vec<_> = clean_order(list)
+            .lines()
+            .filter_map(|line| Some(line.split_once("; ")?.0.to_owned()))
+            .collect();
+        assert_eq!(numbers, ["", "1", "4", "3", "2", "5", "6", "7"]);
+        let plain = "1; 0 1 TABLE public t o\n2; 2606 2 CONSTRAINT public t t_pkey o\n";
+        assert_eq!(clean_order(plain), plain);
+    }
 
     #[test]
     fn a_list_is_read() {

@@ -1,12 +1,15 @@
 //! `pg_restore`, fed with an archive on its stdin.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 
+use super::archive::clean_order;
 use super::child::{Child, Spawn};
 use super::clients::Client;
 use super::dump::table_at_hand;
@@ -21,8 +24,8 @@ pub enum LoadMode<'a> {
     Check,
     /// Into an empty database.
     New(&'a Connection),
-    /// Over a database's content, in one transaction that ends at the first error.
-    InPlace(&'a Connection),
+    /// Over a database's content, in one transaction that ends at the first error, by the archive's own list.
+    InPlace(&'a Connection, &'a str),
 }
 
 /// A running pg_restore. Dropping it ends it, and with it the transaction it may be in.
@@ -31,6 +34,8 @@ pub struct Load {
     child: Child,
     /// `None` once the program closed it: it stops reading behind the last block it wants.
     stdin: Option<ChildStdin>,
+    /// The list that pg_restore works by; goes when the load is done.
+    _list: Option<NamedTempFile>,
 }
 
 impl Load {
@@ -45,12 +50,18 @@ impl Load {
     ) -> Result<Self, PgError> {
         let connection = match mode {
             LoadMode::Check => None,
-            LoadMode::New(connection) | LoadMode::InPlace(connection) => Some(connection),
+            LoadMode::New(connection) | LoadMode::InPlace(connection, _) => Some(connection),
+        };
+        let list = match mode {
+            LoadMode::InPlace(_, list) => {
+                Some(list_file(&clean_order(list)).map_err(PgError::Settings)?)
+            }
+            LoadMode::Check | LoadMode::New(_) => None,
         };
         let spawn = Spawn {
             name: "pg_restore",
             program: &client.pg_restore(),
-            arguments: arguments(mode),
+            arguments: arguments(mode, list.as_ref()),
             connection,
             stdin: Stdio::piped(),
             stdout: Stdio::null(),
@@ -58,7 +69,11 @@ impl Load {
         };
         let mut child = spawn.start()?;
         let stdin = child.take_stdin();
-        Ok(Self { child, stdin })
+        Ok(Self {
+            child,
+            stdin,
+            _list: list,
+        })
     }
 
     /// Passes the archive's next bytes on.
@@ -98,7 +113,14 @@ impl Load {
     }
 }
 
-fn arguments(mode: LoadMode<'_>) -> Vec<OsString> {
+fn list_file(list: &str) -> std::io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::with_prefix("pgseal-list-")?;
+    file.write_all(list.as_bytes())?;
+    file.flush()?;
+    Ok(file)
+}
+
+fn arguments(mode: LoadMode<'_>, list: Option<&NamedTempFile>) -> Vec<OsString> {
     let connect = |connection: &Connection| -> Vec<OsString> {
         // Inside a connection string a name is a value and nothing else; alone it could be read as such a string.
         let name = connection
@@ -115,8 +137,14 @@ fn arguments(mode: LoadMode<'_>) -> Vec<OsString> {
     match mode {
         LoadMode::Check => vec!["--file=/dev/null".into()],
         LoadMode::New(connection) => connect(connection),
-        LoadMode::InPlace(connection) => {
+        LoadMode::InPlace(connection, _) => {
             let mut arguments = connect(connection);
+            let list = list.into_iter().map(|file| {
+                let mut argument = OsString::from("--use-list=");
+                argument.push(file.path());
+                argument
+            });
+            arguments.extend(list);
             arguments.extend(["--clean", "--if-exists", "--single-transaction"].map(Into::into));
             arguments
         }

@@ -124,6 +124,7 @@ struct Proven {
     safety: Safety,
     limits: Limits,
     client: Client,
+    list: String,
 }
 
 struct Loaded {
@@ -188,6 +189,7 @@ async fn prove(
         safety,
         limits,
         client,
+        list,
     })
 }
 
@@ -203,7 +205,12 @@ async fn in_place(
     };
     progress.start_stage("load");
     let database = proven.to.database().to_owned();
-    let load = load(proven, LoadMode::InPlace(&proven.to), stages, progress);
+    let load = load(
+        proven,
+        LoadMode::InPlace(&proven.to, &proven.list),
+        stages,
+        progress,
+    );
     let loaded = cancel.run_until_cancelled(load).await;
     let loaded = loaded.ok_or_else(|| RestoreError::Interrupted(safety.clone()))?;
     let (plain_bytes, mut warnings) = loaded.map_err(|source| RestoreError::LoadInPlace {

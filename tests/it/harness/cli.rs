@@ -1,0 +1,272 @@
+//! The program itself, run as a user runs it: the real binary, in an environment that holds nothing else.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::folder;
+use super::postgres::bin_dir;
+
+/// The passphrase of the tests; a dummy that secrets tests look for.
+pub const PASSPHRASE: &str = "dummy-passphrase-canary-1";
+/// Nothing here takes this long, unless it hangs.
+const TIME_MAX: Duration = Duration::from_secs(180);
+
+/// The program with a store, a spool folder and a folder for temporary files of its own.
+pub struct Pgseal {
+    home: TempDir,
+    environment: BTreeMap<OsString, OsString>,
+}
+
+/// How a run ended.
+pub struct Run {
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    /// The shape of the command, for messages.
+    command: String,
+}
+
+/// A run that is still going on. Dropping it kills it.
+pub struct Running {
+    child: Child,
+    stdout: std::thread::JoinHandle<Vec<u8>>,
+    stderr: std::thread::JoinHandle<Vec<u8>>,
+    command: String,
+}
+
+impl Pgseal {
+    pub fn new() -> Self {
+        let home = folder();
+        let folders = ["store", "spool", "tmp", "home"].map(|name| home.path().join(name));
+        for folder in &folders {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let [store, spool, tmp, user] = folders;
+        let mut pgseal = Self {
+            home,
+            environment: BTreeMap::new(),
+        };
+        pgseal
+            .set("PATH", "/usr/bin:/bin")
+            .set("LC_ALL", "C.UTF-8")
+            .set("HOME", user)
+            .set("TMPDIR", tmp);
+        pgseal
+            .set("BACKUP_STORE", format!("file:{}", store.display()))
+            .set("BACKUP_SPOOL_DIR", spool);
+        pgseal.set("BACKUP_GPG_PASSPHRASE", PASSPHRASE);
+        pgseal
+    }
+
+    /// Sets a variable for every run from here on.
+    pub fn set(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.environment.insert(name.into(), value.as_ref().into());
+        self
+    }
+
+    /// Takes a variable away.
+    pub fn unset(&mut self, name: &str) -> &mut Self {
+        self.environment.remove(OsStr::new(name));
+        self
+    }
+
+    /// Uses programs of a folder instead of the real pg_dump and pg_restore.
+    pub fn with_clients(&mut self, folder: &Path) -> &mut Self {
+        self.set("BACKUP_PG_BINDIRS", folder)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgseal"));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(&self.environment)
+            .current_dir(self.home.path());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it and does not wait.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let mut child = self.command(arguments).spawn().unwrap();
+        let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let stdout = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            stdout.read_to_end(&mut all).unwrap();
+            all
+        });
+        let stderr = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            stderr.read_to_end(&mut all).unwrap();
+            all
+        });
+        Running {
+            child,
+            stdout,
+            stderr,
+            command: arguments.join(" "),
+        }
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, arguments: &[&str]) -> Run {
+        self.start(arguments).wait()
+    }
+
+    /// Runs it, and wants it to succeed: what it printed.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let run = self.run(arguments);
+        assert_eq!(run.code, 0, "{run}");
+        String::from_utf8(run.stdout).unwrap()
+    }
+
+    /// Runs it with `--json`, and wants it to succeed: what it printed.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut arguments = arguments.to_vec();
+        arguments.push("--json");
+        serde_json::from_str(&self.ok(&arguments)).unwrap()
+    }
+
+    /// Runs it, and wants it to end with this code: what it said.
+    pub fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let run = self.run(arguments);
+        assert_eq!(run.code, code, "{run}");
+        run.stderr
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.home.path().join("store")
+    }
+
+    /// A path for the test's own files, beside the store.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Every file of the store, hidden ones too, by its path below the store's root.
+    pub fn stored(&self) -> Vec<String> {
+        files(&self.store())
+    }
+
+    /// Files that no run may leave: temporary ones, spooled ones, staged ones.
+    pub fn leftovers(&self) -> Vec<String> {
+        let stages = self
+            .stored()
+            .into_iter()
+            .filter(|path| path.contains(".pgseal-stage-"));
+        stages
+            .chain(files(&self.file("tmp")))
+            .chain(files(&self.file("spool")))
+            .collect()
+    }
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn wait(mut self) -> Run {
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if started.elapsed() > TIME_MAX {
+                let _killed = self.child.kill();
+                panic!("pgseal {} hangs", self.command);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let stdout = self.stdout.join().unwrap();
+        let stderr = String::from_utf8_lossy(&self.stderr.join().unwrap()).into_owned();
+        let command = self.command;
+        Run {
+            code: status.code().unwrap_or(-1),
+            stdout,
+            stderr,
+            command,
+        }
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            code,
+            stderr,
+            command,
+            ..
+        } = self;
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        write!(
+            formatter,
+            "pgseal {command} ended with {code}\nstdout:\n{stdout}\nstderr:\n{stderr}"
+        )
+    }
+}
+
+/// Every file below a folder, by its path from there.
+pub fn files(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(
+                    path.strip_prefix(root)
+                        .unwrap()
+                        .to_string_lossy()
+                        .into_owned(),
+                );
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A folder with a pg_dump and a pg_restore of the test's own: shell scripts, which find the real programs in `$REAL`.
+/// `--version` is answered by the real one.
+pub fn clients(pg_dump: Option<&str>, pg_restore: Option<&str>) -> TempDir {
+    let folder = folder();
+    for (name, script) in [("pg_dump", pg_dump), ("pg_restore", pg_restore)] {
+        let real = bin_dir().join(name);
+        let path = folder.path().join(name);
+        match script {
+            None => std::os::unix::fs::symlink(real, path).unwrap(),
+            Some(script) => {
+                let real = real.display();
+                let text = format!(
+                    "#!/bin/sh\nREAL='{real}'\ncase \"$1\" in --version) exec \"$REAL\" \"$@\";; esac\n{script}\n"
+                );
+                std::fs::write(&path, text).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+        }
+    }
+    folder
+}

@@ -1,0 +1,112 @@
+//! Whether two databases are the same: by their schema dumps, and by a digest of every table's rows, every sequence and
+//! every large object. Never by an exit code.
+
+use std::collections::BTreeMap;
+
+use super::postgres::Postgres;
+use super::text;
+
+/// Everything about a database that a backup must bring back.
+#[derive(PartialEq, Eq)]
+pub struct Content {
+    schema: String,
+    facts: BTreeMap<String, String>,
+}
+
+impl Content {
+    /// Reads a database.
+    pub fn of(server: &Postgres, database: &str) -> Self {
+        let schema = text(
+            server
+                .client("pg_dump", database)
+                .args(["--schema-only", "--no-comments"])
+                .arg("--no-sync"),
+        );
+        let comments = text(
+            server
+                .client("pg_dump", database)
+                .args(["--schema-only", "--no-sync"]),
+        );
+        let facts = server.psql(database, FACTS);
+        let fact = |line: &str| {
+            let (name, value) = line
+                .split_once('\u{1}')
+                .unwrap_or_else(|| panic!("no fact: {line:?}"));
+            (name.to_owned(), value.to_owned())
+        };
+        Self {
+            schema: without_tokens(&schema) + &without_tokens(&comments),
+            facts: facts.lines().map(fact).collect(),
+        }
+    }
+
+    /// What differs first; `None` where nothing does.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        for (name, value) in &self.facts {
+            match other.facts.get(name) {
+                None => return Some(format!("{name} is missing")),
+                Some(theirs) if theirs != value => {
+                    return Some(format!("{name}: {value} became {theirs}"));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(name) = other
+            .facts
+            .keys()
+            .find(|name| !self.facts.contains_key(*name))
+        {
+            return Some(format!("{name} is new"));
+        }
+        let lines = self.schema.lines().zip(other.schema.lines());
+        if let Some((one, two)) = lines.into_iter().find(|(one, two)| one != two) {
+            return Some(format!("schema: {one:?} became {two:?}"));
+        }
+        (self.schema != other.schema).then(|| "schema: one is longer".to_owned())
+    }
+}
+
+/// Panics with the first difference.
+pub fn assert_same(before: &Content, after: &Content) {
+    if let Some(difference) = before.difference(after) {
+        panic!("the databases differ: {difference}");
+    }
+}
+
+/// pg_dump's `\restrict` lines carry a random token.
+fn without_tokens(schema: &str) -> String {
+    let random = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+    schema
+        .lines()
+        .filter(random)
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// One line a fact: name, the control character 1, value. Rows are compared as a multiset: by count, and by the sum of
+/// their hashes, so that order does not matter and doubles do.
+const FACTS: &str = r"
+CREATE FUNCTION pg_temp.digest(relation regclass) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE answer text;
+BEGIN
+  EXECUTE format('SELECT count(*) || '' rows, '' || coalesce(sum((''x'' || substr(md5(t::text), 1, 15))::bit(60)::bigint), 0)
+                  FROM ONLY %s t', relation) INTO answer;
+  RETURN answer;
+END $$;
+SET extra_float_digits = 3;
+SELECT 'table ' || c.oid::regclass || e'\x01' || pg_temp.digest(c.oid)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE (c.relkind = 'r' OR c.relkind = 'm' AND c.relispopulated) AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+UNION ALL
+SELECT 'sequence ' || s.oid::regclass || e'\x01' || (SELECT (pg_sequence_last_value(s.oid))::text IS NOT NULL || ' ' || coalesce(pg_sequence_last_value(s.oid)::text, 'unused'))
+  FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace WHERE s.relkind = 'S' AND n.nspname !~ '^pg_'
+UNION ALL
+SELECT 'large object ' || oid || e'\x01' || md5(lo_get(oid)) || ' ' || pg_get_userbyid(lomowner) || ' ' ||
+  coalesce(lomacl::text, '') || ' ' || coalesce(obj_description(oid, 'pg_largeobject'), '')
+  FROM pg_largeobject_metadata
+UNION ALL
+SELECT 'extension ' || extname || e'\x01' || extversion FROM pg_extension
+UNION ALL
+SELECT 'database ' || k || e'\x01' || coalesce(v, '') FROM pg_database d,
+  LATERAL (VALUES ('encoding', pg_encoding_to_char(d.encoding)), ('collate', d.datcollate), ('ctype', d.datctype)) f(k, v)
+  WHERE d.datname = current_database()
+";

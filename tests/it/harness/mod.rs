@@ -1,0 +1,44 @@
+//! What tests work with: servers, the program itself, and judges that do not trust it.
+
+pub mod cli;
+pub mod equality;
+pub mod gpg;
+pub mod postgres;
+pub mod s3;
+pub mod watch;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// A file of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+/// A short folder of its own: Unix sockets have paths of at most 107 bytes.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("pgst-")
+        .tempdir_in("/tmp")
+        .unwrap()
+}
+
+/// Runs a tool of the test to its end and returns its stdout; a failure shows what it said.
+pub fn run(command: &mut Command) -> Vec<u8> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?} {}:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
+/// As [`run`], for text.
+pub fn text(command: &mut Command) -> String {
+    String::from_utf8(run(command)).unwrap()
+}

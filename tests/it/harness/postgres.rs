@@ -1,0 +1,288 @@
+//! A private PostgreSQL: on loopback and a socket, with a free port and a dummy password, ended with the test.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+use super::{folder, run, text};
+
+/// The superuser's password; a dummy that secrets tests look for.
+pub const PASSWORD: &str = "dummy-pg-canary";
+
+/// A running server. Dropping it stops it and removes its folder.
+pub struct Postgres {
+    folder: TempDir,
+    port: u16,
+    /// Ends the server when the test process is gone, however it went: its stdin is a pipe that we hold.
+    _watchdog: Child,
+}
+
+/// A database of one test. Dropping it drops the database.
+pub struct Database<'a> {
+    server: &'a Postgres,
+    pub name: String,
+    pub url: String,
+}
+
+/// Where PostgreSQL 15's programs are.
+pub fn bin_dir() -> PathBuf {
+    PathBuf::from("/usr/lib/postgresql/15/bin")
+}
+
+impl Postgres {
+    /// The server that tests share: each has databases of its own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// A server of one test's own.
+    pub fn start() -> Self {
+        let folder = folder();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let password_file = data.with_file_name("password");
+        fs::write(&password_file, PASSWORD).unwrap();
+        if is_root() {
+            run(Command::new("chown")
+                .args(["postgres"])
+                .args([&data, &password_file])
+                .arg(folder.path()));
+        }
+        run(server_program("initdb")
+            .args([
+                "--username=postgres",
+                "--auth=scram-sha-256",
+                "--locale=C.UTF-8",
+                "--encoding=UTF8",
+                "--no-sync",
+            ])
+            .arg(format!("--pwfile={}", password_file.display()))
+            .arg("--pgdata")
+            .arg(&data));
+        let port = free_port();
+        let settings = format!(
+            "-k {} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off \
+             -c max_connections=200 -c shared_buffers=64MB -c max_locks_per_transaction=256",
+            folder.path().display()
+        );
+        run(server_program("pg_ctl")
+            .args(["start", "--wait", "--silent", "--log"])
+            .arg(folder.path().join("data/log"))
+            .args(["--options", &settings])
+            .arg("--pgdata")
+            .arg(&data));
+        let _watchdog = watchdog(&data);
+        Self {
+            folder,
+            port,
+            _watchdog,
+        }
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A URL over TCP, with the superuser and its password.
+    pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", PASSWORD, database)
+    }
+
+    /// A URL over TCP.
+    pub fn url_as(&self, role: &str, password: &str, database: &str) -> String {
+        format!(
+            "postgres://{role}:{password}@127.0.0.1:{}/{}",
+            self.port,
+            encode(database)
+        )
+    }
+
+    /// An empty database whose name begins with `prefix`.
+    pub fn create_database(&self, prefix: &str) -> Database<'_> {
+        let database = self.name(prefix);
+        self.psql(
+            "postgres",
+            &format!("CREATE DATABASE \"{}\" TEMPLATE template0", database.name),
+        );
+        database
+    }
+
+    /// A name for a database that the test itself has made, or will make; dropped all the same.
+    pub fn name(&self, prefix: &str) -> Database<'_> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{prefix}_{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+        let url = self.url(&name);
+        Database {
+            server: self,
+            name,
+            url,
+        }
+    }
+
+    /// A database made by an SQL file.
+    pub fn database_from(&self, prefix: &str, file: &Path, variables: &[&str]) -> Database<'_> {
+        let database = self.create_database(prefix);
+        let set = variables.iter().flat_map(|variable| ["--set", variable]);
+        run(self
+            .psql_command(&database.name)
+            .args(set)
+            .arg("--file")
+            .arg(file));
+        database
+    }
+
+    /// What psql says to an SQL text: rows without a header, columns separated by bars.
+    pub fn psql(&self, database: &str, sql: &str) -> String {
+        text(self.psql_command(database).args(["--command", sql]))
+            .trim_end()
+            .to_owned()
+    }
+
+    /// A client program of PostgreSQL, with nothing in its environment but the way to this server.
+    pub fn client(&self, program: &str, database: &str) -> Command {
+        let mut command = Command::new(bin_dir().join(program));
+        command
+            .env_clear()
+            .env("PGHOST", self.folder.path())
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", "postgres")
+            .env("PGPASSWORD", PASSWORD)
+            .env("PGDATABASE", database)
+            .env("PGCLIENTENCODING", "UTF8")
+            .env("LC_ALL", "C.UTF-8");
+        command
+    }
+
+    /// The names of all databases.
+    pub fn databases(&self) -> Vec<String> {
+        self.psql("postgres", "SELECT datname FROM pg_database ORDER BY 1")
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Ends every session of other processes in a database.
+    pub fn terminate_sessions(&self, database: &str, application: &str) -> String {
+        self.psql(
+            "postgres",
+            &format!(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                 WHERE datname = '{database}' AND application_name = '{application}'"
+            ),
+        )
+    }
+
+    fn psql_command(&self, database: &str) -> Command {
+        let mut command = self.client("psql", database);
+        command.args([
+            "-X",
+            "--no-align",
+            "--tuples-only",
+            "--quiet",
+            "--set",
+            "ON_ERROR_STOP=1",
+        ]);
+        command
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // The watchdog does it once its stdin closes; waiting for it here keeps the folder from going first.
+        drop(self._watchdog.stdin.take());
+        let _ended = self._watchdog.wait();
+    }
+}
+
+impl Database<'_> {
+    pub fn psql(&self, sql: &str) -> String {
+        self.server.psql(&self.name, sql)
+    }
+
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.server.databases().contains(&self.name)
+    }
+}
+
+impl Drop for Database<'_> {
+    fn drop(&mut self) {
+        let sql = format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self.name);
+        let _gone = self
+            .server
+            .psql_command("postgres")
+            .args(["--command", &sql])
+            .output();
+    }
+}
+
+/// A server's program, as a user that PostgreSQL accepts.
+fn server_program(name: &str) -> Command {
+    let program = bin_dir().join(name);
+    let mut command = if is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+            .arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir("/");
+    command
+}
+
+fn watchdog(data: &Path) -> Child {
+    // `read` returns when the pipe's other end is closed, and the system closes it when this process is gone.
+    let script = format!(
+        "read _; '{}' stop --mode=immediate --silent --pgdata '{}' >/dev/null 2>&1",
+        bin_dir().join("pg_ctl").display(),
+        data.display()
+    );
+    let mut command = Command::new("setsid");
+    if is_root() {
+        command.args([
+            "setpriv",
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--clear-groups",
+        ]);
+    }
+    command.args(["sh", "-c", &script]).current_dir("/");
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A port that nobody had a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn encode(name: &str) -> String {
+    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
+}

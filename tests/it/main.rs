@@ -1,0 +1,11 @@
+//! pgseal against the real thing: PostgreSQL, gpg, an S3 server, all on loopback, all ended by the test.
+//!
+//! One binary, a file for each subject; `harness` has the servers and the tools.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start servers, look at the clock and wait; the product does not"
+)]
+
+mod harness;
+mod round_trip;

@@ -1,0 +1,194 @@
+//! What goes in comes out: whole databases through backup, verification and restore, judged by their content.
+
+use crate::harness::cli::Pgseal;
+use crate::harness::equality::{Content, assert_same};
+use crate::harness::fixture;
+use crate::harness::postgres::Postgres;
+use crate::harness::s3::{self, S3Server};
+
+#[test]
+fn a_database_like_life_comes_back_into_a_new_one() {
+    let server = Postgres::shared();
+    let source = server.database_from("life", &fixture("life.sql"), &[]);
+    let before = Content::of(server, &source.name);
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &source.url);
+
+    let made = pgseal.json(&["backup", "--label", "reason=test", "--kind", "scheduled"]);
+    assert_eq!(made["kind"], "scheduled");
+    assert_eq!(made["labels"]["reason"], "test");
+    assert_eq!(made["database"], source.name.as_str());
+    let listed = pgseal.json(&["list"]);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!(listed[0], made);
+    pgseal.ok(&["verify", "latest"]);
+
+    let target = server.name("life_copy");
+    let restored = pgseal.json(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
+    assert_eq!(restored["rows_compared"], made["row_count"]);
+    assert_same(&before, &Content::of(server, &target.name));
+    assert_eq!(pgseal.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_damaged_database_gets_everything_back_in_place() {
+    let server = Postgres::shared();
+    let database = server.database_from("in_place", &fixture("life.sql"), &[]);
+    let before = Content::of(server, &database.name);
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &database.url);
+    let made = pgseal.json(&["backup"]);
+
+    database.psql("DROP TABLE shop.orders CASCADE; TRUNCATE shop.customers CASCADE; SELECT lo_unlink(oid) FROM pg_largeobject_metadata LIMIT 1");
+    let damaged = Content::of(server, &database.name);
+    assert!(before.difference(&damaged).is_some());
+    let restored = pgseal.json(&[
+        "restore",
+        "latest",
+        "--to",
+        &database.url,
+        "--mode",
+        "in-place",
+    ]);
+    assert_same(&before, &Content::of(server, &database.name));
+
+    // The safety backup is the damaged database, and can bring that back too.
+    let safety = restored["safety_backup"].as_str().unwrap();
+    assert_eq!(
+        pgseal.json(&["show", safety])["labels"]["before_restore_of"],
+        made["name"]
+    );
+    let undone = server.name("undone");
+    pgseal.ok(&["restore", safety, "--to", &undone.url, "--mode", "new"]);
+    assert_same(&damaged, &Content::of(server, &undone.name));
+    // `latest` is never a safety backup.
+    assert_eq!(pgseal.json(&["show", "latest"])["name"], made["name"]);
+}
+
+#[test]
+fn an_empty_database_is_a_backup_too() {
+    let server = Postgres::shared();
+    let source = server.create_database("empty");
+    let before = Content::of(server, &source.name);
+    let pgseal = Pgseal::new();
+    let made = pgseal.json(&["backup", &source.url]);
+    assert_eq!(
+        (&made["table_count"], &made["row_count"]),
+        (&0.into(), &0.into())
+    );
+    let target = server.name("empty_copy");
+    pgseal.ok(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
+    assert_same(&before, &Content::of(server, &target.name));
+}
+
+#[test]
+fn names_that_could_be_options_or_connection_strings_are_names() {
+    let server = Postgres::shared();
+    for odd in [
+        "--file=x",
+        "host=evil dbname=x",
+        "postgresql://evil/x",
+        "Größe 'q' \\ %41",
+        "🐘",
+    ] {
+        let mut source = server.name("odd");
+        source.name = odd.to_owned();
+        source.url = server.url(odd);
+        server.psql("postgres", &format!("DROP DATABASE IF EXISTS \"{odd}\""));
+        server.psql("postgres", &format!("CREATE DATABASE \"{odd}\""));
+        source.psql("CREATE TABLE t AS SELECT 42 AS answer");
+        let pgseal = Pgseal::new();
+        let made = pgseal.json(&["backup", &source.url]);
+        assert_eq!(made["database"], odd);
+        let mut target = server.name("odd_copy");
+        target.name = format!("{odd} copy");
+        target.url = server.url(&target.name);
+        pgseal.ok(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
+        assert_eq!(target.psql("SELECT answer FROM t"), "42");
+        source.psql("UPDATE t SET answer = 0");
+        pgseal.ok(&[
+            "restore",
+            "latest",
+            "--to",
+            &source.url,
+            "--mode",
+            "in-place",
+        ]);
+        assert_eq!(source.psql("SELECT answer FROM t"), "42");
+    }
+}
+
+#[test]
+fn properties_of_the_database_itself_come_back() {
+    let server = Postgres::shared();
+    let source = server.create_database("props");
+    let name = &source.name;
+    source.psql(&format!(
+        "ALTER DATABASE {name} SET search_path TO \"$user\", shop; ALTER DATABASE {name} SET app.mode TO 'it''s';
+         ALTER DATABASE {name} CONNECTION LIMIT 17; COMMENT ON DATABASE {name} IS 'the shop''s';
+         ALTER ROLE postgres IN DATABASE {name} SET work_mem TO '7MB'"
+    ));
+    let facts = |database: &str| {
+        server.psql(
+            "postgres",
+            &format!(
+                "SELECT d.datconnlimit, shobj_description(d.oid, 'pg_database'), pg_encoding_to_char(encoding), datcollate,
+                 (SELECT array_agg(setrole || ' ' || setconfig::text ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = d.oid)
+                 FROM pg_database d WHERE datname = '{database}'"
+            ),
+        )
+    };
+    let pgseal = Pgseal::new();
+    pgseal.ok(&["backup", &source.url]);
+    let target = server.name("props_copy");
+    pgseal.ok(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
+    assert_eq!(facts(&target.name), facts(name));
+    assert!(facts(name).contains("7MB") && facts(name).contains("it's"));
+}
+
+#[test]
+fn the_same_through_a_bucket() {
+    through_a_bucket(|_| s3::Action::Pass);
+}
+
+#[test]
+fn the_same_through_a_bucket_like_backblaze() {
+    through_a_bucket(s3::backblaze);
+}
+
+fn through_a_bucket(hook: impl FnMut(&s3::Call) -> s3::Action + Send + 'static) {
+    let server = Postgres::shared();
+    let source = server.database_from("bucket", &fixture("bulk.sql"), &["rows=100000"]);
+    let before = Content::of(server, &source.name);
+    let s3 = S3Server::start();
+    s3.hook(hook);
+    let mut pgseal = s3.pgseal();
+    pgseal.set("DATABASE_URL", &source.url);
+
+    let made = pgseal.json(&["backup"]);
+    assert!(
+        s3.calls("UploadPart") > 1,
+        "the dump is too small to be sent in parts"
+    );
+    let key = made["object_key"].as_str().unwrap();
+    assert_eq!(
+        s3.objects(),
+        [key.to_owned(), key.replace(".dump.gpg", ".manifest.gpg")]
+    );
+    assert_eq!(s3.unfinished(), Vec::<String>::new());
+    pgseal.ok(&["verify", "latest"]);
+    source.psql("DELETE FROM order_items");
+    pgseal.ok(&[
+        "restore",
+        "latest",
+        "--to",
+        &source.url,
+        "--mode",
+        "in-place",
+        "--no-safety-backup",
+    ]);
+    assert_same(&before, &Content::of(server, &source.name));
+    pgseal.ok(&["delete", key]);
+    assert_eq!(s3.objects(), Vec::<String>::new());
+    assert_eq!(pgseal.leftovers(), Vec::<String>::new());
+}
