@@ -7,5 +7,7 @@
     reason = "tests start servers, look at the clock and wait; the product does not"
 )]
 
+mod commit_gate;
+mod gpg;
 mod harness;
 mod round_trip;

@@ -40,6 +40,13 @@ impl Content {
         }
     }
 
+    /// Takes over the other's encoding and locale: a backup without a manifest does not know them.
+    pub fn accept_locale(&mut self, other: &Self) {
+        for (name, value) in other.facts.iter().filter(|(name, _)| name.starts_with("database ")) {
+            self.facts.insert(name.clone(), value.clone());
+        }
+    }
+
     /// What differs first; `None` where nothing does.
     pub fn difference(&self, other: &Self) -> Option<String> {
         for (name, value) in &self.facts {
@@ -92,7 +99,7 @@ BEGIN
                   FROM ONLY %s t', relation) INTO answer;
   RETURN answer;
 END $$;
-SET extra_float_digits = 3;
+SET extra_float_digits = 3; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET search_path = pg_catalog;
 SELECT 'table ' || c.oid::regclass || e'\x01' || pg_temp.digest(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE (c.relkind = 'r' OR c.relkind = 'm' AND c.relispopulated) AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'

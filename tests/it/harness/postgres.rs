@@ -158,6 +158,7 @@ impl Postgres {
             .env("PGPASSWORD", PASSWORD)
             .env("PGDATABASE", database)
             .env("PGCLIENTENCODING", "UTF8")
+            .env("PGTZ", "UTC")
             .env("LC_ALL", "C.UTF-8");
         command
     }
