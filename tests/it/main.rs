@@ -8,6 +8,8 @@
 )]
 
 mod commit_gate;
+mod counts;
 mod gpg;
 mod harness;
 mod round_trip;
+mod tampering;
