@@ -16,7 +16,7 @@ Examples:
   pgseal restore latest --to postgres://app@db.example/shop_copy --mode new
   pgseal restore backup_manual_20260131_020000 --to postgres://app@db.example/shop --mode in-place
 
-Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore.
+Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore. \
 A restore that fails leaves the target as it was.";
 
 /// Restore a backup into a database

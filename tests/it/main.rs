@@ -7,9 +7,13 @@
     reason = "tests start servers, look at the clock and wait; the product does not"
 )]
 
+mod cli;
 mod commit_gate;
 mod counts;
 mod gpg;
 mod harness;
+mod memory;
 mod round_trip;
+mod secrets;
+mod store;
 mod tampering;
