@@ -117,7 +117,7 @@ fn a_backup_made_by_hand_is_foreign_and_can_be_used() {
     for name in ["old_backup", "uncompressed", "zip", "bzip2"] {
         let verified = pgseal.json(&["verify", name]);
         assert_eq!(
-            (&verified["verified"], &verified["has_manifest"]),
+            (&verified["whole"], &verified["has_manifest"]),
             (&true.into(), &false.into())
         );
     }

@@ -162,9 +162,9 @@ async fn keeps_the_contract(store: &Store, root: &Path, spool: &Path) {
             .unwrap();
         upload.write(content(LARGE)).await.unwrap();
         if aborted {
-            upload.abort().await.unwrap()
+            upload.abort().await.unwrap();
         } else {
-            drop(upload)
+            drop(upload);
         }
         assert_eq!(store.head(&key("b/never")).await.unwrap(), None);
     }
@@ -263,7 +263,8 @@ const UNAVAILABLE: &str = "<Error><Code>ServiceUnavailable</Code></Error>";
 #[tokio::test(flavor = "multi_thread")]
 async fn what_passes_by_itself_is_repeated() {
     // For each operation of an upload: its first and its second call fail, in every way that passes.
-    let ways: [(&str, fn() -> Action); 5] = [
+    type Way = (&'static str, fn() -> Action);
+    let ways: [Way; 5] = [
         ("500", || Action::Answer(500, "")),
         ("503", || Action::Answer(503, UNAVAILABLE)),
         ("reset", || Action::Reset),

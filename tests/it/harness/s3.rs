@@ -184,7 +184,7 @@ pub fn backblaze(call: &Call) -> Action {
         "x-amz-sdk-checksum-algorithm",
         "x-amz-trailer",
     ];
-    let names = || call.headers.keys().map(|name| name.as_str());
+    let names = || call.headers.keys().map(hyper::http::HeaderName::as_str);
     if names().any(|name| REFUSED.iter().any(|refused| name.starts_with(refused))) {
         return Action::Answer(
             400,
