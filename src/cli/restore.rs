@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::output::{Facts, bytes, count};
+use super::output::{Facts, bytes, counted};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::config;
 use crate::progress::Progress;
@@ -113,9 +113,9 @@ fn text(restored: &Restored) -> String {
         || "no: the backup has no row counts".to_owned(),
         |(tables, rows)| {
             format!(
-                "{} tables, {} rows, all equal",
-                count(tables as u64),
-                count(rows)
+                "{}, {}, all equal",
+                counted(tables as u64, "table"),
+                counted(rows, "row")
             )
         },
     );

@@ -358,3 +358,154 @@ fn clients_are_chosen_by_version() {
         "{doctor}"
     );
 }
+
+#[test]
+fn json_has_the_promised_fields() {
+    let source = Postgres::shared().create_database("fields");
+    let pgseal = Pgseal::new();
+    let made = pgseal.json(&["backup", &source.url]);
+    let promised = [
+        "name",
+        "object_key",
+        "kind",
+        "database",
+        "started_at",
+        "finished_at",
+        "plain_bytes",
+        "plain_sha256",
+        "sealed_bytes",
+        "sealed_sha256",
+        "compression",
+        "table_count",
+        "row_count",
+        "labels",
+        "warnings",
+    ];
+    for field in promised {
+        assert!(!made[field].is_null(), "{field} is missing: {made}");
+    }
+    let sealed = std::fs::read(pgseal.store().join(made["object_key"].as_str().unwrap())).unwrap();
+    assert_eq!(made["sealed_bytes"], sealed.len());
+    assert_eq!(
+        made["sealed_sha256"],
+        pgseal::seal::Digester::of(&sealed).to_string()
+    );
+}
+
+#[test]
+fn a_signal_ends_a_restore_cleanly() {
+    let server = Postgres::shared();
+    let source = server.create_database("stopped");
+    source.psql("CREATE TABLE t AS SELECT generate_series(1, 10) i");
+    let mut pgseal = Pgseal::new();
+    pgseal.ok(&["backup", &source.url]);
+    // It loads everything, and then never ends: for pgseal the load is still going on.
+    let slow = clients(
+        None,
+        Some(
+            "case \"$*\" in *--dbname*) \"$REAL\" \"$@\"; sleep 1000 & wait;; *) exec \"$REAL\" \"$@\";; esac",
+        ),
+    );
+    pgseal.with_clients(slow.path());
+    let target = server.name("stopped_copy");
+    let running = pgseal.start(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
+    let working = || {
+        server
+            .databases()
+            .into_iter()
+            .find(|name| name.contains("stopped_copy"))
+    };
+    let loaded =
+        |name: &str| server.psql(name, "SELECT count(*) FROM pg_class WHERE relname = 't'") == "1";
+    while !working().is_some_and(|name| loaded(&name)) {}
+    running.signal(rustix::process::Signal::TERM);
+    let ended = running.wait();
+    assert_eq!(ended.code, 143, "{ended}");
+    assert_eq!(working(), None);
+    assert_eq!(pgseal.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_transaction_pooler_is_refused_by_name() {
+    let server = Postgres::shared();
+    let source = server.create_database("pooled");
+    let pooler = Pooler::start(server);
+    let url = source.url.replace(
+        &format!(":{}/", server.port()),
+        &format!(":{}/", pooler.port),
+    );
+    let pgseal = Pgseal::new();
+    let said = pgseal.fails(5, &["backup", &url]);
+    assert!(
+        said.contains("transaction pooler") && said.contains("connect to PostgreSQL itself"),
+        "{said}"
+    );
+    pgseal.ok(&["backup", &source.url]);
+    let said = pgseal.fails(
+        5,
+        &["restore", "latest", "--to", &url, "--mode", "in-place"],
+    );
+    assert!(said.contains("transaction pooler"), "{said}");
+}
+
+/// PgBouncer in transaction mode before a server. Dropping it ends it.
+struct Pooler {
+    process: std::process::Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Pooler {
+    fn start(server: &Postgres) -> Self {
+        let folder = crate::harness::folder();
+        let port = crate::harness::postgres::free_port();
+        let (users, settings) = (
+            folder.path().join("users"),
+            folder.path().join("pgbouncer.ini"),
+        );
+        std::fs::write(
+            &users,
+            format!("\"postgres\" \"{}\"\n", crate::harness::postgres::PASSWORD),
+        )
+        .unwrap();
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+             auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 1\nlogfile = {}\n\
+             ignore_startup_parameters = extra_float_digits,options\n",
+            server.port(),
+            users.display(),
+            folder.path().join("log").display()
+        );
+        std::fs::write(&settings, text).unwrap();
+        let mut command = std::process::Command::new("/usr/sbin/pgbouncer");
+        if crate::harness::postgres::is_root() {
+            crate::harness::run(
+                std::process::Command::new("chown")
+                    .args(["-R", "postgres"])
+                    .arg(folder.path()),
+            );
+            command.args(["--user", "postgres"]);
+        }
+        let process = command
+            .arg(&settings)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Self {
+            process,
+            port,
+            _folder: folder,
+        }
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _killed = self.process.kill();
+        let _ended = self.process.wait();
+    }
+}

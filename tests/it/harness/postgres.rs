@@ -87,6 +87,11 @@ impl Postgres {
         }
     }
 
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A URL over TCP, with the superuser and its password.
     pub fn url(&self, database: &str) -> String {
         self.url_as("postgres", PASSWORD, database)
