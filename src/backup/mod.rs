@@ -37,6 +37,9 @@ const ZSTD_LEVEL_DEFAULT: u8 = 1;
 /// How long pg_dump waits for a table that somebody has locked, before it gives up.
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 
+/// Nothing that still goes on is without a new part for this long: one part is tried for 45 minutes.
+const STALE_AFTER: Duration = Duration::from_hours(24);
+
 /// What every backup and restore of this process works with.
 #[derive(Clone)]
 pub struct Stages {
@@ -122,7 +125,29 @@ pub async fn run(
     if let Some(lock) = lock {
         lock.release().await;
     }
+    if made.is_ok() {
+        clean_up(stages).await;
+    }
     made
+}
+
+/// Removes what uploads that were killed have left. That it cannot be done spoils no backup.
+async fn clean_up(stages: &Stages) {
+    let before = (stages.clock)() - STALE_AFTER;
+    let prefix = stages.vault.layout.listing_prefix();
+    match stages
+        .vault
+        .store
+        .abort_stale_uploads(&prefix, before)
+        .await
+    {
+        Ok(0) => {}
+        Ok(uploads) => tracing::info!(
+            uploads,
+            "Backup cleaned up after earlier ones that were killed"
+        ),
+        Err(error) => tracing::warn!(%error, "Backup could not clean up after earlier ones"),
+    }
 }
 
 /// As [`run`], for a caller that holds the database's lock already.

@@ -38,7 +38,7 @@ Without pgseal: gpg -d NAME.dump.gpg | pg_restore -d DATABASE";
 
 /// PostgreSQL backup and restore: sealed, verified, and restorable with stock tools
 #[derive(Debug, Parser)]
-#[command(name = "pgseal", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+#[command(name = "pgseal", version, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -249,6 +249,45 @@ fn an_unfinished_dump_is_never_offered() {
     }
 }
 
+#[test]
+fn what_a_killed_backup_left_is_cleaned_up_a_day_later() {
+    let source = source("killed");
+    let slow = clients(Some("\"$REAL\" \"$@\"; sleep 1000 & wait"), None);
+    let mut pgseal = Pgseal::new();
+    pgseal.with_clients(slow.path());
+    let mut running = pgseal.start(&["backup", &source.url]);
+    while descendants(running.pid()).len() < 3 && running.is_running() {}
+    let children = descendants(running.pid());
+    running.signal(Signal::KILL);
+    running.wait();
+    // Children die with us, by the pipe that they write into; this one only sleeps, so it is ended here.
+    for child in &children {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(*child).unwrap()).unwrap();
+        let _gone = rustix::process::kill_process(pid, Signal::KILL);
+    }
+    let stages = |pgseal: &Pgseal| -> Vec<String> {
+        let stored = pgseal.stored().into_iter();
+        stored
+            .filter(|path| path.contains(".pgseal-stage-"))
+            .collect()
+    };
+    assert_eq!(stages(&pgseal).len(), 1);
+    assert_eq!(pgseal.json(&["list"]), serde_json::json!([]));
+    pgseal.unset("BACKUP_PG_BINDIRS");
+    pgseal.ok(&["backup", &source.url]);
+    assert_eq!(stages(&pgseal).len(), 1, "it may still be going on");
+    let stage = pgseal.store().join(&stages(&pgseal)[0]);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3600);
+    std::fs::File::options()
+        .write(true)
+        .open(stage)
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
+    pgseal.ok(&["backup", &source.url]);
+    assert_eq!(stages(&pgseal), Vec::<String>::new());
+}
+
 /// A zombie that its new parent has not collected yet is no process any more.
 fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
