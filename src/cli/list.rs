@@ -31,7 +31,13 @@ impl ListArgs {
             let header = [
                 "NAME", "STATE", "STARTED", "DATABASE", "TABLES", "ROWS", "STORED",
             ];
-            table(header, records.iter().map(Record::cells), 4)
+            let mut text = table(header, records.iter().map(Record::cells), 4);
+            for record in &records {
+                if let Some(reason) = &record.reason {
+                    text += &format!("\n{}: {reason}", record.name);
+                }
+            }
+            text
         })
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Record {
     pub(super) name: String,
     object_key: String,
     state: &'static str,
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     uid: Option<String>,
     kind: Option<&'static str>,
     target: Option<String>,

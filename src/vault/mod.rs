@@ -140,6 +140,7 @@ impl Vault {
     /// There is none, no passphrase opens it, it is a later version's, or another backup's.
     pub async fn read_manifest(&self, dump_key: &ObjectKey) -> Result<Manifest, VaultError> {
         let key = manifest_key(dump_key)?;
+        self.current_passphrase()?;
         let (_, sealed) = self.store.read(&key, MANIFEST_BYTES_MAX).await?;
         let passphrases = self.passphrases.clone();
         let opened = blocking(move || open_bytes(sealed, &passphrases)).await;

@@ -207,6 +207,11 @@ fn old_passphrases_open_old_backups() {
         "{refused}"
     );
     assert_eq!(pgseal.json(&["list"])[0]["state"], "unreadable");
+    assert!(
+        pgseal
+            .ok(&["list"])
+            .contains("the passphrase does not open this message")
+    );
     let sick = pgseal.fails(5, &["doctor"]);
     assert!(sick.contains("must be mended"), "{sick}");
 
