@@ -235,7 +235,7 @@ enum RowCountsArg {
     Off,
 }
 
-/// Makes empty variables count as unset: clap itself would take them as values.
+/// Makes empty variables count as unset, which clap itself would take as values, and keeps values out of the help.
 #[must_use]
 pub fn prepare(command: clap::Command) -> clap::Command {
     command.mut_args(|argument| {
@@ -243,6 +243,7 @@ pub fn prepare(command: clap::Command) -> clap::Command {
             .get_env()
             .and_then(environment)
             .is_some_and(|value| value.is_empty());
+        let argument = argument.hide_env_values(true);
         if empty { argument.env(None) } else { argument }
     })
 }

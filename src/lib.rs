@@ -1,4 +1,38 @@
-//! pgseal backs up PostgreSQL databases and restores them.
+//! pgseal backs PostgreSQL databases up and restores them. This is the map of the house.
+//!
+//! ```text
+//! backup :  pg::Dump --bytes--> seal::Sealer --sealed--> store::Upload --commit--> manifest
+//!              |                                                                    ^
+//!              +-- snapshot --> row counts, inventory ------------------------------+
+//! restore:  vault::find --> store fetch --sealed--> (verify all of it) --> seal::Opener --bytes--> pg::Load
+//! ```
+//!
+//! Every stage moves bytes and ends in a consuming `finish` or `commit` that returns a receipt or an error; dropping it
+//! aborts. The ends come in one order: pg_dump's exit status, the seal's digests, the upload, the manifest. A backup
+//! exists once its manifest was written and read back, and not before.
+//!
+//! # Floors
+//! A module imports what stands below it, nothing beside it and nothing above it (`tests/tidy.rs` looks):
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 7 | `main`, [`cli`]: one file for each command, what it prints, exit codes |
+//! | 6 | (the service: API, worker, schedule) |
+//! | 5 | [`config`]: settings, and what they build |
+//! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup |
+//! | 3 | [`vault`]: finding, fetching and proving what is in a store |
+//! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket |
+//! | 1 | [`pipe`], [`progress`], [`telemetry`] |
+//! | 0 | [`model`]: the nouns, without input or output |
+//!
+//! # Invariants
+//! - `pg_dump` and `pg_restore` are the only programs that are ever started, and only `pg::child` starts them.
+//! - `seal` knows no file, no socket and no runtime; `seal::openpgp` alone names the OpenPGP library.
+//! - Only `pg::inspect` sends SQL to a user's database. Only `config` reads the environment.
+//! - Secrets are types that cannot print. No secret stands in an argument or in a child's environment.
+//! - Plain bytes are never written to a disk, except where `fetch` was told to.
+//! - Nothing reaches a database or an output before the whole message was decrypted once and found authentic.
+//! - The time and randomness are arguments; `main` has the one clock.
 
 pub mod backup;
 pub mod cli;

@@ -132,7 +132,7 @@ mod tests {
     async fn chunks_arrive_in_order_and_the_end_is_said() {
         let (mut sender, mut receiver) = channel(2);
         let writer = tokio::task::spawn_blocking(move || {
-            sender.write_all(&[7; CHUNK_BYTES_MAX + 1])?;
+            sender.write_all(&vec![7; CHUNK_BYTES_MAX + 1])?;
             sender.end_blocking()
         });
         let mut lengths = Vec::new();

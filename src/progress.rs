@@ -34,10 +34,12 @@ pub struct Reading {
 }
 
 impl Progress {
-    /// Starts a stage: its bytes are counted from zero.
+    /// Starts a stage: its bytes and tables are counted from zero.
     pub fn start_stage(&self, stage: &str) {
         tracing::debug!(stage, "stage");
-        self.plain_bytes.store(0, Ordering::Relaxed);
+        for counter in [&self.plain_bytes, &self.tables_done, &self.tables_total] {
+            counter.store(0, Ordering::Relaxed);
+        }
         let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         stage.clone_into(&mut words.stage);
         words.table.clear();

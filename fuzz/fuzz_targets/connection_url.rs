@@ -1,24 +1,14 @@
-//! Whatever stands around it, a password is never printed.
+//! Any text as a connection URL: what prints of it holds no password.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pgseal::model::connection::Connection;
 
-const CANARY: &str = "dummy-canary-1f0c";
-
-fuzz_target!(|parts: (&str, &str, bool)| {
-    let (before, after, as_parameter) = parts;
-    let url = if as_parameter {
-        format!("postgres://{before}?password={CANARY}{after}")
-    } else {
-        format!("postgres://{before}:{CANARY}@{after}")
-    };
-    let once = url.matches(CANARY).count() == 1;
-    let Ok(connection) = Connection::parse(&url) else {
-        return;
-    };
-    if once && connection.password().is_some_and(|it| it.contains(CANARY)) {
-        let printed = format!("{connection} {connection:?}");
-        assert!(!printed.contains(CANARY));
+fuzz_target!(|text: &str| {
+    drop(Connection::parse(text));
+    let escaped: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    if let Ok(connection) = Connection::parse(&format!("postgres://role:canary{escaped}canary@host/db")) {
+        let shown = format!("{connection} {connection:?}");
+        assert!(!shown.contains("canary"), "{shown}");
     }
 });

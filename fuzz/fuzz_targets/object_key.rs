@@ -1,4 +1,4 @@
-//! A key that was accepted stays below the store's root, and so do the keys that are made from it.
+//! Any text as an object key: what is accepted never leaves the store's root.
 #![no_main]
 
 use std::path::{Component, Path};
@@ -7,15 +7,10 @@ use libfuzzer_sys::fuzz_target;
 use pgseal::model::object_key::ObjectKey;
 
 fuzz_target!(|text: &str| {
-    let Ok(key) = ObjectKey::parse(text) else {
-        return;
-    };
-    for key in [Some(key.clone()), key.manifest_key(), key.dump_key()]
-        .into_iter()
-        .flatten()
-    {
-        let path = Path::new("/root").join(key.as_str());
-        assert!(path.starts_with("/root") && path != Path::new("/root"));
-        assert!(path.components().all(|part| part != Component::ParentDir));
+    let Ok(key) = ObjectKey::parse(text) else { return };
+    let joined = Path::new("/root").join(key.as_str());
+    assert!(joined.starts_with("/root") && !joined.components().any(|part| part == Component::ParentDir));
+    for other in [key.manifest_key(), key.dump_key()].into_iter().flatten() {
+        assert!(ObjectKey::parse(other.as_str()).is_ok(), "{other}");
     }
 });

@@ -72,8 +72,9 @@ impl BackupError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Store(error) | Self::PrepareStore(error) => error.is_transient(),
-            Self::Manifest(VaultError::Store(error)) => error.is_transient(),
+            Self::Store(error)
+            | Self::PrepareStore(error)
+            | Self::Manifest(VaultError::Store(error)) => error.is_transient(),
             _ => false,
         }
     }

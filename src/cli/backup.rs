@@ -18,7 +18,7 @@ Examples:
   pgseal backup postgres://app@db.example/shop
   pgseal backup --label reason=before-migration --exclude-table-data 'logs.*'
 
-The dump, its snapshot and the row counts are of one moment. The backup exists once its manifest was written and read
+The dump, its snapshot and the row counts are of one moment. The backup exists once its manifest was written and read \
 back; whatever fails before that leaves nothing in the store.";
 
 /// Back a database up

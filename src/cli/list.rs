@@ -6,8 +6,8 @@ use super::Context;
 use super::output::{Record, table};
 
 const AFTER_HELP: &str = "\
-States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched
-and restored) · unfinished (never completed; cannot) · lost (the dump is gone) · unreadable (no passphrase opens its
+States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched \
+and restored) · unfinished (never completed; cannot) · lost (the dump is gone) · unreadable (no passphrase opens its \
 manifest, or it was changed)";
 
 /// List what is in the store, newest first

@@ -31,7 +31,7 @@ Settings are flags or variables; pgseal COMMAND --help shows both. The important
   BACKUP_GPG_PASSPHRASE    seals and opens the backups (or BACKUP_GPG_PASSPHRASE_FILE)
   BACKUP_STORE             file:FOLDER or s3://BUCKET, with BACKUP_S3_* beside it
 
-Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced,
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced, \
 or sealed with another passphrase · 5 a setting or the database must be changed first · 130, 143 interrupted
 
 Without pgseal: gpg -d NAME.dump.gpg | pg_restore -d DATABASE";

@@ -189,16 +189,17 @@ impl Record {
     }
 
     fn content(&self) -> Option<String> {
-        let tables = count(self.table_count? as u64);
-        let rows = self.row_count.map_or_else(
+        let mut content = counted(self.table_count? as u64, "table");
+        content += ", ";
+        content += &self.row_count.map_or_else(
             || "rows not counted".to_owned(),
-            |rows| format!("{} rows", count(rows)),
+            |rows| counted(rows, "row"),
         );
-        let objects = match self.large_objects {
-            None | Some(0) => String::new(),
-            Some(objects) => format!(", {} large objects", count(objects)),
-        };
-        Some(format!("{tables} tables, {rows}{objects}"))
+        if let Some(objects) = self.large_objects.filter(|objects| *objects > 0) {
+            content += ", ";
+            content += &counted(objects, "large object");
+        }
+        Some(content)
     }
 
     /// The cells of one line of `pgseal list`.
@@ -273,6 +274,12 @@ pub(super) fn bytes(bytes: u64) -> String {
 /// A number with its thousands apart.
 pub(super) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
+}
+
+/// So many of something.
+pub(super) fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", count(number))
 }
 
 /// A moment in UTC, to the second.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::output::{Facts, bytes, count};
+use super::output::{Facts, bytes, counted};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::config;
 use crate::progress::Progress;
@@ -16,7 +16,7 @@ Examples:
   pgseal restore latest --to postgres://app@db.example/shop_copy --mode new
   pgseal restore backup_manual_20260131_020000 --to postgres://app@db.example/shop --mode in-place
 
-Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore.
+Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore. \
 A restore that fails leaves the target as it was.";
 
 /// Restore a backup into a database
@@ -113,9 +113,9 @@ fn text(restored: &Restored) -> String {
         || "no: the backup has no row counts".to_owned(),
         |(tables, rows)| {
             format!(
-                "{} tables, {} rows, all equal",
-                count(tables as u64),
-                count(rows)
+                "{}, {}, all equal",
+                counted(tables as u64, "table"),
+                counted(rows, "row")
             )
         },
     );

@@ -24,7 +24,7 @@ pub(super) struct VerifyArgs {
 struct Verified {
     name: String,
     object_key: String,
-    verified: bool,
+    whole: bool,
     has_manifest: bool,
     plain_bytes: u64,
     plain_sha256: String,
@@ -47,7 +47,7 @@ impl VerifyArgs {
             anyhow::Ok(Verified {
                 name: fetched.name().to_owned(),
                 object_key: fetched.key().to_string(),
-                verified: true,
+                whole: true,
                 has_manifest: fetched.manifest().is_some(),
                 plain_bytes: opened.plain_bytes,
                 plain_sha256: opened.plain_sha256.to_string(),

@@ -499,7 +499,7 @@ mod tests {
 
         #[test]
         fn any_text_parses_or_is_refused(url in "(postgres://)?.{0,60}") {
-            let _ = Connection::parse(&url);
+            let _parsed = Connection::parse(&url);
         }
     }
 }

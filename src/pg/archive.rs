@@ -148,7 +148,7 @@ pub fn table_data(list: &str) -> BTreeSet<u32> {
 /// PostgreSQL refuses because it is inherited (measured on 15). This way the parent's goes first and takes the others
 /// with it; and for creating, a constraint needs its own table and nothing else.
 #[must_use]
-pub fn clean_order(list: &str) -> String {
+pub(super) fn clean_order(list: &str) -> String {
     const CONSTRAINT: &str = "CONSTRAINT ";
     let described = |line: &str| entry(line).map(|entry| entry.description);
     let attached: BTreeSet<String> = list

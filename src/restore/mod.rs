@@ -369,6 +369,9 @@ async fn load(
     stages: &Stages,
     progress: &Arc<Progress>,
 ) -> Result<(u64, Vec<String>), VaultError> {
+    if let Some(manifest) = proven.fetched.manifest() {
+        progress.set_tables_total(manifest.tables.len() as u64);
+    }
     let load = Load::start(&proven.client, mode, progress)?;
     let (opened, warnings) = stages
         .vault

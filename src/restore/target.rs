@@ -5,7 +5,7 @@ use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::manifest::Manifest;
 use crate::pg::inspect::{self, Session};
-use crate::pg::{Finding, PgError, dumped_by};
+use crate::pg::{PgError, dumped_by};
 
 /// PostgreSQL's limit for a name, in bytes (NAMEDATALEN - 1).
 const NAME_BYTES_MAX: usize = 63;
@@ -31,13 +31,7 @@ impl Target {
             }
             Mode::InPlace => {
                 let mut session = Session::connect(to).await?;
-                if inspect::is_pooled(&mut session).await? {
-                    return Err(PgError::Preflight(vec![Finding::problem(
-                        "pooler",
-                        "the connection goes through a transaction pooler, which cannot carry a restore",
-                        "connect to PostgreSQL itself, not to the pooler",
-                    )]));
-                }
+                inspect::require_unpooled(&mut session).await?;
                 session
             }
         };

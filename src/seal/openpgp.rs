@@ -298,12 +298,14 @@ impl Inspector {
 impl VerificationHelper for Inspector {
     fn inspect(&mut self, packet: &PacketParser<'_>) -> openpgp::Result<()> {
         let tag = packet.packet.tag();
-        let fits = match (self.seen.last().copied(), tag) {
-            (None | Some(Tag::SKESK), Tag::SKESK) | (Some(Tag::SKESK), Tag::SEIP) => true,
-            (Some(Tag::SEIP), Tag::CompressedData | Tag::Literal) => true,
-            (Some(Tag::CompressedData), Tag::Literal) | (Some(Tag::Literal), Tag::MDC) => true,
-            _ => false,
-        };
+        let fits = matches!(
+            (self.seen.last().copied(), tag),
+            (None | Some(Tag::SKESK), Tag::SKESK)
+                | (Some(Tag::SKESK), Tag::SEIP)
+                | (Some(Tag::SEIP), Tag::CompressedData | Tag::Literal)
+                | (Some(Tag::CompressedData), Tag::Literal)
+                | (Some(Tag::Literal), Tag::MDC)
+        );
         self.seen.push(tag);
         let new_container = tag == Tag::SEIP && packet.packet.version() != Some(1);
         if fits && !new_container {

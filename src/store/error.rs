@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::model::object_key::ObjectKey;
 
 /// The cause below a [`StoreError`].
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a store did not do what it was asked. Display never holds the source, and never a secret.
 #[derive(Debug, thiserror::Error)]

@@ -205,7 +205,7 @@ impl LocalStore {
         let store = self.clone();
         blocking("clean up", &self.root, move || {
             let mut removed = 0;
-            store.visit(&store.root, 0, &mut |path, metadata| {
+            visit(&store.root, 0, &mut |path, metadata| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let is_stale = name.starts_with(STAGE_PREFIX) && modified(metadata) < before;
                 if is_stale
@@ -294,7 +294,7 @@ impl LocalStore {
         depth: usize,
         objects: &mut Vec<ListedObject>,
     ) -> Result<(), StoreError> {
-        self.visit(&self.root.join(folder), depth, &mut |path, metadata| {
+        visit(&self.root.join(folder), depth, &mut |path, metadata| {
             let relative = path
                 .strip_prefix(&*self.root)
                 .ok()
@@ -312,36 +312,6 @@ impl LocalStore {
             }
             Ok(())
         })
-    }
-
-    fn visit(
-        &self,
-        folder: &Path,
-        depth: usize,
-        file: &mut impl FnMut(&Path, &fs::Metadata) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let failed = |error| StoreError::io("list", folder, error);
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let path = entry.path();
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                // It went away while the folder was read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(error)),
-            };
-            if metadata.is_dir() && depth < DEPTH_MAX {
-                self.visit(&path, depth + 1, file)?;
-            } else if metadata.is_file() {
-                file(&path, &metadata)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -431,6 +401,36 @@ impl Drop for Stage {
             }
         }
     }
+}
+
+/// Calls `file` for every file below a folder, as far as they do not go away meanwhile.
+fn visit(
+    folder: &Path,
+    depth: usize,
+    file: &mut impl FnMut(&Path, &fs::Metadata) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let failed = |error| StoreError::io("list", folder, error);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // It went away while the folder was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        if metadata.is_dir() && depth < DEPTH_MAX {
+            visit(&path, depth + 1, file)?;
+        } else if metadata.is_file() {
+            file(&path, &metadata)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_meta(path: &Path, uid: Uid) -> io::Result<()> {

@@ -287,7 +287,10 @@ impl Upload {
         match self {
             Self::S3(upload) => Box::pin(upload.abort()).await,
             // Its stage file goes with it.
-            Self::Local(upload) => Ok(drop(upload)),
+            Self::Local(upload) => {
+                drop(upload);
+                Ok(())
+            }
         }
     }
 }

@@ -50,7 +50,7 @@ impl PartPlan {
 
     /// The size of part `number` (from 1) in bytes, which only the last part may stay below; `None` beyond the last
     /// possible part.
-    pub(super) fn part_bytes(&self, number: u32) -> Option<u64> {
+    pub(super) fn part_bytes(self, number: u32) -> Option<u64> {
         let steady = self.base_bytes.max(PART_IN_MEMORY_BYTES_MAX);
         match number {
             1..=SMALL_PARTS => Some(self.base_bytes),

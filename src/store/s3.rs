@@ -435,6 +435,11 @@ impl S3Store {
                 "it ignored the range that was asked for",
             )));
         }
+        // Not every server honours the condition.
+        if head.etag.is_some() && answer.e_tag() != head.etag.as_deref() {
+            let key = head.key.clone();
+            return Err(Fetching::Store(StoreError::Changed { key }));
+        }
         loop {
             let chunk = tokio::time::timeout(limit, answer.body.try_next())
                 .await

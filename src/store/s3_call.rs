@@ -126,7 +126,8 @@ impl CallError {
         match &self.kind {
             Kind::TimedOut(_) | Kind::Broken | Kind::Garbled(_) => true,
             Kind::Answered { status, code } => {
-                matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+                // An error in an answer of 200 came too late for another status; it may be any of these.
+                matches!(status, 200..=299 | 408 | 429 | 500 | 502 | 503 | 504)
                     || CODES.contains(&code.as_str())
             }
             Kind::Impossible => false,

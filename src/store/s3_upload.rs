@@ -29,7 +29,7 @@ const PARTS_IN_FLIGHT_MAX: usize = 3;
 const ABORTS_MAX: u32 = 5;
 const ABORT_DELAY: Duration = Duration::from_millis(500);
 
-/// A streaming upload. Dropping it stops its requests; only [`S3Upload::abort`] cleans the store up.
+/// A streaming upload. Dropping it stops its requests; only `abort` cleans the store up.
 pub struct S3Upload {
     store: S3Store,
     key: ObjectKey,

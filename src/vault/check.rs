@@ -175,7 +175,7 @@ impl Vault {
         let file = self
             .store
             .fetch(&head, &self.spool_folder, move |bytes| {
-                counted.add_bytes(bytes)
+                counted.add_bytes(bytes);
             })
             .await?;
         let fetched = Fetched {

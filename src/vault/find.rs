@@ -1,5 +1,7 @@
 //! Finding the one backup that somebody means.
 
+use std::collections::BTreeMap;
+
 use super::list::Pair;
 use super::{Entry, Vault, VaultError};
 use crate::model::kind::BackupKind;
@@ -102,23 +104,43 @@ impl Vault {
     /// The newest complete manual or scheduled backup. One that is lost is passed over; one that cannot be read is
     /// an error, because taking an older one in silence could restore the wrong day.
     async fn latest(&self) -> Result<Entry, VaultError> {
-        let mut pairs: Vec<_> = self.pairs().await?.into_iter().collect();
-        pairs.retain(|(key, pair)| pair.manifest.is_some() && started(key).is_some());
-        pairs.sort_by(|(one, _), (other, _)| started(other).cmp(&started(one)));
-        for (key, pair) in pairs {
-            match self.entry(key, pair).await? {
-                Entry::Lost(manifest) => {
-                    tracing::warn!(
-                        backup.name = manifest.name,
-                        "Backup is lost: manifest without a dump"
-                    );
+        let mut by_second: BTreeMap<String, Vec<(ObjectKey, Pair)>> = BTreeMap::new();
+        for (key, pair) in self.pairs().await? {
+            if let (Some(second), true) = (started(&key), pair.manifest.is_some()) {
+                by_second.entry(second).or_default().push((key, pair));
+            }
+        }
+        for (_, pairs) in by_second.into_iter().rev() {
+            let mut newest: Option<Entry> = None;
+            for (key, pair) in pairs {
+                match self.entry(key, pair).await? {
+                    Entry::Lost(manifest) => {
+                        tracing::warn!(
+                            backup.name = manifest.name,
+                            "Backup is lost: manifest without a dump"
+                        );
+                    }
+                    // Names tell seconds; which of one second's backups is newer, their manifests know.
+                    entry
+                        if newest
+                            .as_ref()
+                            .is_none_or(|newest| newest.made_at() < entry.made_at()) =>
+                    {
+                        newest = Some(entry);
+                    }
+                    _ => {}
                 }
-                entry => return Ok(entry),
+            }
+            if let Some(newest) = newest {
+                return Ok(newest);
             }
         }
         Err(VaultError::NoneYet)
     }
 }
+
+/// `YYYYMMDD_HHMMSS`.
+const STAMP_BYTES: usize = 15;
 
 /// The time in a backup's name, for the kinds that `latest` may mean: `backup_{kind}_{YYYYMMDD_HHMMSS}[_suffix]`.
 fn started(key: &ObjectKey) -> Option<String> {
@@ -127,7 +149,7 @@ fn started(key: &ObjectKey) -> Option<String> {
     let stamp = kinds
         .iter()
         .find_map(|kind| rest.strip_prefix(kind.as_str())?.strip_prefix('_'))?;
-    Some(stamp.to_owned())
+    Some(stamp.get(..STAMP_BYTES)?.to_owned())
 }
 
 #[cfg(test)]
@@ -166,7 +188,7 @@ mod tests {
         );
         assert_eq!(
             started("backup_scheduled_20260102_030405_0a1b2c3d").as_deref(),
-            Some("20260102_030405_0a1b2c3d")
+            Some("20260102_030405")
         );
         assert_eq!(started("backup_pre_restore_20260102_030405"), None);
         assert_eq!(started("nightly"), None);

@@ -21,15 +21,51 @@ fn source(prefix: &str) -> Database<'static> {
 
 /// A pg_dump of the test's own, and what pgseal must say of it (one of several words, where two sides can be first).
 const BROKEN_DUMPS: [(&str, &str, &str); 9] = [
-    ("fails at once", "echo 'pg_dump: error: no such thing' >&2; exit 1", "no such thing"),
-    ("fails after 90 percent", "\"$REAL\" \"$@\" | head -c 8000000; echo 'pg_dump: error: lost it' >&2; exit 1", "lost it"),
-    ("fails after the last byte", "\"$REAL\" \"$@\"; exit 3", "exit code 3"),
-    ("is killed", "\"$REAL\" \"$@\" | head -c 3000000; kill -9 $$", "signal 9"),
-    ("is terminated", "\"$REAL\" \"$@\" | head -c 3000000; kill -15 $$", "signal 15"),
-    ("succeeds without a word", "exit 0", "is no archive|could not read"),
-    ("writes no archive", "echo 'this is not an archive'; exit 0", "is no archive|input file"),
-    ("succeeds after half of the list", "\"$REAL\" \"$@\" | head -c 900; exit 0", "could not read"),
-    ("floods stderr and fails", "yes 'pg_dump: error: flood' | head -c 5000000 >&2; exit 1", "flood"),
+    (
+        "fails at once",
+        "echo 'pg_dump: error: no such thing' >&2; exit 1",
+        "no such thing",
+    ),
+    (
+        "fails after 90 percent",
+        "\"$REAL\" \"$@\" | head -c 8000000; echo 'pg_dump: error: lost it' >&2; exit 1",
+        "lost it",
+    ),
+    (
+        "fails after the last byte",
+        "\"$REAL\" \"$@\"; exit 3",
+        "exit code 3",
+    ),
+    (
+        "is killed",
+        "\"$REAL\" \"$@\" | head -c 3000000; kill -9 $$",
+        "signal 9",
+    ),
+    (
+        "is terminated",
+        "\"$REAL\" \"$@\" | head -c 3000000; kill -15 $$",
+        "signal 15",
+    ),
+    (
+        "succeeds without a word",
+        "exit 0",
+        "is no archive|could not read",
+    ),
+    (
+        "writes no archive",
+        "echo 'this is not an archive'; exit 0",
+        "is no archive|input file",
+    ),
+    (
+        "succeeds after half of the list",
+        "\"$REAL\" \"$@\" | head -c 900; exit 0",
+        "could not read",
+    ),
+    (
+        "floods stderr and fails",
+        "yes 'pg_dump: error: flood' | head -c 5000000 >&2; exit 1",
+        "flood",
+    ),
 ];
 
 #[test]
@@ -40,8 +76,14 @@ fn a_pg_dump_that_fails_leaves_nothing() {
         let mut pgseal = Pgseal::new();
         pgseal.with_clients(programs.path());
         let error = pgseal.fails(1, &["backup", &source.url]);
-        assert!(said.split('|').any(|said| error.contains(said)), "{what}: {error}");
-        assert!(error.contains("error: dump the database") || error.contains("error: list what"), "{what}: {error}");
+        assert!(
+            said.split('|').any(|said| error.contains(said)),
+            "{what}: {error}"
+        );
+        assert!(
+            error.contains("error: dump the database") || error.contains("error: list what"),
+            "{what}: {error}"
+        );
         assert_nothing_left(&pgseal, what);
     }
 }
@@ -74,11 +116,18 @@ fn a_session_that_the_server_ends_leaves_nothing() {
     source.psql("BEGIN; CREATE TABLE zz_locked (id integer); COMMIT");
     let mut blocker = server.client("psql", &source.name);
     let mut blocker = blocker
-        .args(["-X", "-c", "BEGIN; LOCK TABLE zz_locked IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)"])
+        .args([
+            "-X",
+            "-c",
+            "BEGIN; LOCK TABLE zz_locked IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60)",
+        ])
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    while source.psql("SELECT count(*) FROM pg_locks WHERE relation = 'zz_locked'::regclass AND granted") == "0" {}
+    while source
+        .psql("SELECT count(*) FROM pg_locks WHERE relation = 'zz_locked'::regclass AND granted")
+        == "0"
+    {}
     let running = pgseal.start(&["backup", &source.url]);
     while server.terminate_sessions(&source.name, "pg_dump") == "0" {}
     let ended = running.wait();
@@ -127,7 +176,13 @@ fn a_store_that_fails_leaves_nothing() {
         ("CompleteMultipartUpload", "store the sealed dump"),
     ] {
         let s3 = S3Server::start();
-        s3.hook(move |call| if call.operation == operation { Action::Answer(403, denied) } else { Action::Pass });
+        s3.hook(move |call| {
+            if call.operation == operation {
+                Action::Answer(403, denied)
+            } else {
+                Action::Pass
+            }
+        });
         let pgseal = s3.pgseal();
         let large = ["UploadPart", "CompleteMultipartUpload"].contains(&operation);
         let database = Postgres::shared().create_database("store_fails");
@@ -135,10 +190,24 @@ fn a_store_that_fails_leaves_nothing() {
             database.psql("CREATE EXTENSION pgcrypto; CREATE TABLE noise AS SELECT gen_random_bytes(900) b FROM generate_series(1, 20000)");
         }
         let run = pgseal.run(&["backup", &database.url]);
-        assert!([1, 5].contains(&run.code) && run.stderr.contains(stage), "{operation}: {run}");
-        assert!(run.stderr.contains("BACKUP_S3_ACCESS_KEY_ID"), "{operation}: {run}");
-        assert!(s3.calls(operation) <= 3, "403 was tried {} times", s3.calls(operation));
-        assert_eq!((s3.objects(), s3.unfinished()), (Vec::new(), Vec::new()), "{operation}");
+        assert!(
+            [1, 5].contains(&run.code) && run.stderr.contains(stage),
+            "{operation}: {run}"
+        );
+        assert!(
+            run.stderr.contains("BACKUP_S3_ACCESS_KEY_ID"),
+            "{operation}: {run}"
+        );
+        assert!(
+            s3.calls(operation) <= 3,
+            "403 was tried {} times",
+            s3.calls(operation)
+        );
+        assert_eq!(
+            (s3.objects(), s3.unfinished()),
+            (Vec::new(), Vec::new()),
+            "{operation}"
+        );
     }
 }
 
@@ -162,12 +231,19 @@ fn an_unfinished_dump_is_never_offered() {
     let source = Postgres::shared().create_database("unfinished");
     let pgseal = Pgseal::new();
     let made = pgseal.json(&["backup", &source.url]);
-    let manifest = made["object_key"].as_str().unwrap().replace(".dump.gpg", ".manifest.gpg");
+    let manifest = made["object_key"]
+        .as_str()
+        .unwrap()
+        .replace(".dump.gpg", ".manifest.gpg");
     std::fs::remove_file(pgseal.store().join(manifest)).unwrap();
     assert_eq!(pgseal.json(&["list"])[0]["state"], "unfinished");
     pgseal.fails(3, &["verify", "latest"]);
     let name = made["name"].as_str().unwrap();
-    for command in [vec!["verify", name], vec!["fetch", name, "-o", "x"], vec!["restore", name, "--to", &source.url, "--mode", "in-place"]] {
+    for command in [
+        vec!["verify", name],
+        vec!["fetch", name, "-o", "x"],
+        vec!["restore", name, "--to", &source.url, "--mode", "in-place"],
+    ] {
         let error = pgseal.fails(3, &command);
         assert!(error.contains("unfinished"), "{error}");
     }

@@ -10,10 +10,17 @@ use crate::harness::postgres::Postgres;
 fn counts_are_equal_while_a_writer_keeps_inserting() {
     let server = Postgres::shared();
     let source = server.database_from("writer", &fixture("bulk.sql"), &["rows=20000"]);
-    source.psql("CREATE TABLE written (id bigserial PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())");
+    source.psql(
+        "CREATE TABLE written (id bigserial PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())",
+    );
     let pgseal = Pgseal::new();
     let stop = AtomicBool::new(false);
-    let rows = || source.psql("SELECT count(*) FROM written").parse::<u64>().unwrap();
+    let rows = || {
+        source
+            .psql("SELECT count(*) FROM written")
+            .parse::<u64>()
+            .unwrap()
+    };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -28,13 +35,24 @@ fn counts_are_equal_while_a_writer_keeps_inserting() {
             assert!(after > before, "nothing was written meanwhile");
             let name = made["name"].as_str().unwrap();
             let shown = pgseal.json(&["show", name]);
-            let counted = shown["tables"].as_array().unwrap().iter().find(|table| table["name"] == "written").unwrap();
+            let counted = shown["tables"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|table| table["name"] == "written")
+                .unwrap();
             let counted = counted["rows"].as_u64().unwrap();
-            assert!((before..=after).contains(&counted), "round {round}: {before} {counted} {after}");
+            assert!(
+                (before..=after).contains(&counted),
+                "round {round}: {before} {counted} {after}"
+            );
             let target = server.name("writer_copy");
             let restored = pgseal.json(&["restore", name, "--to", &target.url, "--mode", "new"]);
             assert_eq!(restored["rows_compared"], made["row_count"]);
-            assert_eq!(target.psql("SELECT count(*) FROM written"), counted.to_string());
+            assert_eq!(
+                target.psql("SELECT count(*) FROM written"),
+                counted.to_string()
+            );
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -44,7 +62,9 @@ fn counts_are_equal_while_a_writer_keeps_inserting() {
 fn a_dump_that_misses_rows_is_found_out() {
     let server = Postgres::shared();
     let source = server.create_database("misses");
-    source.psql("CREATE TABLE t AS SELECT generate_series(1, 100) i; CREATE TABLE u AS SELECT 1 AS one");
+    source.psql(
+        "CREATE TABLE t AS SELECT generate_series(1, 100) i; CREATE TABLE u AS SELECT 1 AS one",
+    );
     // A pg_dump that dumps a moment later than its snapshot says: rows are gone by then.
     let script = "for a do shift; case $a in --snapshot=*) ;; *) set -- \"$@\" \"$a\";; esac; done\n\
         PGOPTIONS='-c default_transaction_read_only=off' /usr/lib/postgresql/15/bin/psql -qXc 'DELETE FROM t WHERE i > 90'\n\
@@ -55,12 +75,36 @@ fn a_dump_that_misses_rows_is_found_out() {
     let made = pgseal.json(&["backup", &source.url]);
     assert_eq!(made["row_count"], 101);
     let target = server.name("misses_copy");
-    let said = pgseal.fails(1, &["restore", "latest", "--to", &target.url, "--mode", "new"]);
-    assert!(said.contains("public.t has 90 rows, the backup 100"), "{said}");
+    let said = pgseal.fails(
+        1,
+        &["restore", "latest", "--to", &target.url, "--mode", "new"],
+    );
+    assert!(
+        said.contains("public.t has 90 rows, the backup 100"),
+        "{said}"
+    );
     // It does not get its name, and nothing of it stays.
-    assert!(!server.databases().iter().any(|name| name.starts_with("misses_copy")));
-    let said = pgseal.fails(1, &["restore", "latest", "--to", &source.url, "--mode", "in-place"]);
-    assert!(said.contains("RESTORE FAILED") && said.contains("backup_pre_restore_"), "{said}");
+    assert!(
+        !server
+            .databases()
+            .iter()
+            .any(|name| name.starts_with("misses_copy"))
+    );
+    let said = pgseal.fails(
+        1,
+        &[
+            "restore",
+            "latest",
+            "--to",
+            &source.url,
+            "--mode",
+            "in-place",
+        ],
+    );
+    assert!(
+        said.contains("RESTORE FAILED") && said.contains("backup_pre_restore_"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -70,16 +114,32 @@ fn tables_whose_rows_were_left_out_are_not_counted() {
     source.psql("CREATE TABLE kept AS SELECT generate_series(1, 7) i; CREATE SCHEMA logs; CREATE TABLE logs.lines AS SELECT generate_series(1, 9) i");
     let mut pgseal = Pgseal::new();
     let made = pgseal.json(&["backup", &source.url, "--exclude-table-data", "logs.*"]);
-    assert_eq!((&made["table_count"], &made["row_count"]), (&1.into(), &7.into()));
+    assert_eq!(
+        (&made["table_count"], &made["row_count"]),
+        (&1.into(), &7.into())
+    );
     let target = server.name("excluded_copy");
     pgseal.ok(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
-    assert_eq!(target.psql("SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM logs.lines)"), "7|0");
+    assert_eq!(
+        target.psql("SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM logs.lines)"),
+        "7|0"
+    );
 
     pgseal.set("BACKUP_ROW_COUNTS", "off");
     let made = pgseal.json(&["backup", &source.url]);
-    assert_eq!((&made["table_count"], &made["row_count"]), (&2.into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&made["table_count"], &made["row_count"]),
+        (&2.into(), &serde_json::Value::Null)
+    );
     let target = server.name("uncounted_copy");
-    let restored = pgseal.json(&["restore", made["name"].as_str().unwrap(), "--to", &target.url, "--mode", "new"]);
+    let restored = pgseal.json(&[
+        "restore",
+        made["name"].as_str().unwrap(),
+        "--to",
+        &target.url,
+        "--mode",
+        "new",
+    ]);
     assert_eq!(restored["rows_compared"], serde_json::Value::Null);
     assert_eq!(target.psql("SELECT count(*) FROM logs.lines"), "9");
 }

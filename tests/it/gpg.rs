@@ -18,25 +18,47 @@ fn gpg_and_pg_restore_alone_bring_a_database_back() {
     let gpg = Gpg::new();
     let packets = gpg.packets(&sealed, PASSPHRASE);
     assert!(packets.contains("compressed packet: algo=2"), "{packets}");
-    assert!(packets.contains("cipher 9"), "AES256 is cipher 9 (RFC 4880, 9.2): {packets}");
+    assert!(
+        packets.contains("cipher 9"),
+        "AES256 is cipher 9 (RFC 4880, 9.2): {packets}"
+    );
 
     let dump = gpg.decrypt(&sealed, PASSPHRASE);
     assert_eq!(dump.len() as u64, made["plain_bytes"]);
     let file = pgseal.file("by_hand.dump");
     std::fs::write(&file, dump).unwrap();
     let target = server.create_database("by_hand_copy");
-    run(server.client("pg_restore", &target.name).arg("--exit-on-error").args(["--dbname", &target.name]).arg(&file));
-    assert_same(&Content::of(server, &source.name), &Content::of(server, &target.name));
+    run(server
+        .client("pg_restore", &target.name)
+        .arg("--exit-on-error")
+        .args(["--dbname", &target.name])
+        .arg(&file));
+    assert_same(
+        &Content::of(server, &source.name),
+        &Content::of(server, &target.name),
+    );
 
     // The manifest opens the same way, and is text.
-    let manifest = sealed.to_str().unwrap().replace(".dump.gpg", ".manifest.gpg");
-    let manifest: serde_json::Value = serde_json::from_slice(&gpg.decrypt(manifest.as_ref(), PASSPHRASE)).unwrap();
+    let manifest = sealed
+        .to_str()
+        .unwrap()
+        .replace(".dump.gpg", ".manifest.gpg");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&gpg.decrypt(manifest.as_ref(), PASSPHRASE)).unwrap();
     assert_eq!(manifest["plain_sha256"], made["plain_sha256"]);
 }
 
 /// What people have from the system that this one replaces: `pg_dump -Fc | gpg --symmetric`, in a bucket.
-fn by_hand(pgseal: &Pgseal, server: &Postgres, source: &Database<'_>, name: &str, options: &[&str]) {
-    let dump = run(server.client("pg_dump", &source.name).args(["--format=custom"]));
+fn by_hand(
+    pgseal: &Pgseal,
+    server: &Postgres,
+    source: &Database<'_>,
+    name: &str,
+    options: &[&str],
+) {
+    let dump = run(server
+        .client("pg_dump", &source.name)
+        .args(["--format=custom"]));
     let sealed = Gpg::new().encrypt(&dump, PASSPHRASE, options);
     let folder = pgseal.store().join("backups/prod/2019/05");
     std::fs::create_dir_all(&folder).unwrap();
@@ -51,33 +73,86 @@ fn a_backup_made_by_hand_is_foreign_and_can_be_used() {
     let pgseal = Pgseal::new();
     by_hand(&pgseal, server, &source, "old_backup.dump.gpg", &[]);
     // gpg's other habits: no compression, another cipher's key size, armour off, an older digest.
-    by_hand(&pgseal, server, &source, "uncompressed.gpg", &["--compress-algo", "none"]);
-    by_hand(&pgseal, server, &source, "zip.gpg", &["--compress-algo", "zip", "--cipher-algo", "AES192"]);
-    by_hand(&pgseal, server, &source, "bzip2.gpg", &["--compress-algo", "bzip2", "--s2k-digest-algo", "SHA1"]);
+    by_hand(
+        &pgseal,
+        server,
+        &source,
+        "uncompressed.gpg",
+        &["--compress-algo", "none"],
+    );
+    by_hand(
+        &pgseal,
+        server,
+        &source,
+        "zip.gpg",
+        &["--compress-algo", "zip", "--cipher-algo", "AES192"],
+    );
+    by_hand(
+        &pgseal,
+        server,
+        &source,
+        "bzip2.gpg",
+        &["--compress-algo", "bzip2", "--s2k-digest-algo", "SHA1"],
+    );
 
     let listed = pgseal.json(&["list"]);
-    let listed: Vec<_> = listed.as_array().unwrap().iter().map(|entry| (entry["name"].as_str().unwrap(), entry["state"].as_str().unwrap())).collect();
+    let listed: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            (
+                entry["name"].as_str().unwrap(),
+                entry["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
     assert_eq!(listed.len(), 4);
-    assert!(listed.iter().all(|(_, state)| *state == "foreign"), "{listed:?}");
+    assert!(
+        listed.iter().all(|(_, state)| *state == "foreign"),
+        "{listed:?}"
+    );
     // It is never taken for the newest of ours.
     pgseal.fails(3, &["show", "latest"]);
     for name in ["old_backup", "uncompressed", "zip", "bzip2"] {
         let verified = pgseal.json(&["verify", name]);
-        assert_eq!((&verified["verified"], &verified["has_manifest"]), (&true.into(), &false.into()));
+        assert_eq!(
+            (&verified["whole"], &verified["has_manifest"]),
+            (&true.into(), &false.into())
+        );
     }
     let contents = pgseal.ok(&["show", "old_backup", "--contents"]);
     assert!(contents.contains("TABLE DATA shop customers"), "{contents}");
 
     let target = server.name("foreign_copy");
-    pgseal.ok(&["restore", "backups/prod/2019/05/old_backup.dump.gpg", "--to", &target.url, "--mode", "new"]);
+    pgseal.ok(&[
+        "restore",
+        "backups/prod/2019/05/old_backup.dump.gpg",
+        "--to",
+        &target.url,
+        "--mode",
+        "new",
+    ]);
     let mut restored = Content::of(server, &target.name);
     restored.accept_locale(&before);
     assert_same(&before, &restored);
     source.psql("DROP TABLE shop.orders CASCADE");
-    pgseal.ok(&["restore", "uncompressed", "--to", &source.url, "--mode", "in-place"]);
+    pgseal.ok(&[
+        "restore",
+        "uncompressed",
+        "--to",
+        &source.url,
+        "--mode",
+        "in-place",
+    ]);
     assert_same(&before, &Content::of(server, &source.name));
     pgseal.ok(&["delete", "old_backup"]);
-    assert!(!pgseal.stored().iter().any(|path| path.contains("old_backup")));
+    assert!(
+        !pgseal
+            .stored()
+            .iter()
+            .any(|path| path.contains("old_backup"))
+    );
 }
 
 #[test]
@@ -103,12 +178,19 @@ fn fetch_gives_the_dump_or_the_sealed_object() {
 
     let target = server.create_database("fetched");
     let mut restore = server.client("pg_restore", &target.name);
-    let mut restore = restore.args(["--dbname", &target.name]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut restore = restore
+        .args(["--dbname", &target.name])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut feed = restore.stdin.take().unwrap();
     std::io::Write::write_all(&mut feed, &piped.stdout).unwrap();
     drop(feed);
     assert!(restore.wait().unwrap().success());
-    assert_same(&Content::of(server, &source.name), &Content::of(server, &target.name));
+    assert_same(
+        &Content::of(server, &source.name),
+        &Content::of(server, &target.name),
+    );
 }
 
 #[test]
@@ -120,7 +202,10 @@ fn old_passphrases_open_old_backups() {
     let old = pgseal.json(&["backup", &source.url]);
     pgseal.set("BACKUP_GPG_PASSPHRASE", "dummy-the-new-passphrase");
     let refused = pgseal.fails(4, &["verify", old["name"].as_str().unwrap()]);
-    assert!(refused.contains("BACKUP_GPG_OLD_PASSPHRASES_FILE"), "{refused}");
+    assert!(
+        refused.contains("BACKUP_GPG_OLD_PASSPHRASES_FILE"),
+        "{refused}"
+    );
     assert_eq!(pgseal.json(&["list"])[0]["state"], "unreadable");
     let sick = pgseal.fails(5, &["doctor"]);
     assert!(sick.contains("must be mended"), "{sick}");
@@ -132,7 +217,10 @@ fn old_passphrases_open_old_backups() {
     let new = pgseal.json(&["backup", &source.url]);
     let gpg = Gpg::new();
     let sealed = pgseal.store().join(new["object_key"].as_str().unwrap());
-    assert_eq!(gpg.decrypt(&sealed, "dummy-the-new-passphrase").len() as u64, new["plain_bytes"]);
+    assert_eq!(
+        gpg.decrypt(&sealed, "dummy-the-new-passphrase").len() as u64,
+        new["plain_bytes"]
+    );
     pgseal.ok(&["doctor"]);
 }
 

@@ -31,8 +31,18 @@ fn sample(prefix: &str) -> Sample {
     let pgseal = Pgseal::new();
     let made = pgseal.json(&["backup", &database.url]);
     let dump = pgseal.store().join(made["object_key"].as_str().unwrap());
-    let manifest = dump.to_str().unwrap().replace(".dump.gpg", ".manifest.gpg").into();
-    Sample { pgseal, database, dump, manifest, name: made["name"].as_str().unwrap().to_owned() }
+    let manifest = dump
+        .to_str()
+        .unwrap()
+        .replace(".dump.gpg", ".manifest.gpg")
+        .into();
+    Sample {
+        pgseal,
+        database,
+        dump,
+        manifest,
+        name: made["name"].as_str().unwrap().to_owned(),
+    }
 }
 
 impl Sample {
@@ -41,13 +51,35 @@ impl Sample {
         let verified = self.pgseal.run(&["verify", &self.name]);
         assert_eq!(verified.code, 4, "{what}: {verified}");
         let fetched = self.pgseal.run(&["fetch", &self.name, "-o", "-"]);
-        assert_eq!((fetched.code, fetched.stdout.len()), (4, 0), "{what}: {fetched}");
+        assert_eq!(
+            (fetched.code, fetched.stdout.len()),
+            (4, 0),
+            "{what}: {fetched}"
+        );
         let before = self.database.psql("SELECT count(*), sum(i) FROM t");
-        let restored = self.pgseal.run(&["restore", &self.name, "--to", &self.database.url, "--mode", "in-place"]);
+        let restored = self.pgseal.run(&[
+            "restore",
+            &self.name,
+            "--to",
+            &self.database.url,
+            "--mode",
+            "in-place",
+        ]);
         assert_eq!(restored.code, 4, "{what}: {restored}");
-        assert_eq!(self.database.psql("SELECT count(*), sum(i) FROM t"), before, "{what}");
+        assert_eq!(
+            self.database.psql("SELECT count(*), sum(i) FROM t"),
+            before,
+            "{what}"
+        );
         // No safety backup was made either: it is refused before that.
-        assert!(!self.pgseal.stored().iter().any(|path| path.contains("pre_restore")), "{what}");
+        assert!(
+            !self
+                .pgseal
+                .stored()
+                .iter()
+                .any(|path| path.contains("pre_restore")),
+            "{what}"
+        );
         assert_eq!(self.pgseal.leftovers(), Vec::<String>::new(), "{what}");
     }
 }
@@ -83,7 +115,10 @@ fn a_damaged_backup_is_refused_by_every_command() {
 #[test]
 fn manifests_and_dumps_belong_together() {
     let (one, other) = (sample("swap_one"), sample("swap_other"));
-    let (dump, manifest) = (fs::read(&one.dump).unwrap(), fs::read(&one.manifest).unwrap());
+    let (dump, manifest) = (
+        fs::read(&one.dump).unwrap(),
+        fs::read(&one.manifest).unwrap(),
+    );
 
     // Another backup's dump, then its manifest too: whole, authentic, and the wrong one.
     fs::copy(&other.dump, &one.dump).unwrap();
@@ -97,12 +132,21 @@ fn manifests_and_dumps_belong_together() {
     let mut edited: serde_json::Value =
         serde_json::from_slice(&Gpg::new().decrypt(&other.manifest, PASSPHRASE)).unwrap();
     fs::write(&one.manifest, &manifest).unwrap();
-    let own: serde_json::Value = serde_json::from_slice(&Gpg::new().decrypt(&one.manifest, PASSPHRASE)).unwrap();
+    let own: serde_json::Value =
+        serde_json::from_slice(&Gpg::new().decrypt(&one.manifest, PASSPHRASE)).unwrap();
     edited["object_key"] = own["object_key"].clone();
-    fs::write(&one.manifest, Gpg::new().encrypt(edited.to_string().as_bytes(), PASSPHRASE, &[])).unwrap();
+    fs::write(
+        &one.manifest,
+        Gpg::new().encrypt(edited.to_string().as_bytes(), PASSPHRASE, &[]),
+    )
+    .unwrap();
     one.assert_refused("an edited manifest");
     let later = own.to_string().replace("\"format\":1", "\"format\":2");
-    fs::write(&one.manifest, Gpg::new().encrypt(later.as_bytes(), PASSPHRASE, &[])).unwrap();
+    fs::write(
+        &one.manifest,
+        Gpg::new().encrypt(later.as_bytes(), PASSPHRASE, &[]),
+    )
+    .unwrap();
     let said = one.pgseal.fails(4, &["verify", &one.name]);
     assert!(said.contains("has form 2"), "{said}");
 
@@ -117,7 +161,9 @@ fn manifests_and_dumps_belong_together() {
 #[test]
 fn a_wrong_passphrase_looks_like_damage_and_changes_nothing() {
     let mut sample = sample("passphrase");
-    sample.pgseal.set("BACKUP_GPG_PASSPHRASE", "dummy-another-passphrase");
+    sample
+        .pgseal
+        .set("BACKUP_GPG_PASSPHRASE", "dummy-another-passphrase");
     sample.assert_refused("wrong passphrase");
     for empty in ["", " \t"] {
         sample.pgseal.set("BACKUP_GPG_PASSPHRASE", empty);
@@ -133,13 +179,19 @@ fn every_bit_and_every_length_of_a_sealed_dump_counts() {
     let sample = sample("every_bit");
     // A salt and no rounds, so that many thousand openings take seconds.
     let server = Postgres::shared();
-    let dump = run(server.client("pg_dump", &sample.database.name).args(["--format=custom", "--table=t"]));
+    let dump = run(server
+        .client("pg_dump", &sample.database.name)
+        .args(["--format=custom", "--table=t"]));
     let options = ["--s2k-mode", "1", "--compress-level", "9"];
     let sealed = Gpg::new().encrypt(&dump, PASSPHRASE, &options);
     let folder = sample.pgseal.store().join("backups/prod/1999/01");
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("small.dump.gpg");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let vault = vault(&sample.pgseal).await;
         fs::write(&path, &sealed).unwrap();
@@ -182,7 +234,10 @@ async fn authenticate(vault: &Vault) -> Result<u64, VaultError> {
     let key = ObjectKey::parse("backups/prod/1999/01/small.dump.gpg").unwrap();
     let foreign = vault.find(&Selector::Key(key)).await?;
     let fetched = vault.fetch(foreign, &progress).await?;
-    Ok(vault.authenticate(&fetched, Limits::default(), &progress).await?.plain_bytes)
+    Ok(vault
+        .authenticate(&fetched, Limits::default(), &progress)
+        .await?
+        .plain_bytes)
 }
 
 /// Finding 5 of the fault catalogue: pg_restore is no integrity check, so it must not get what was not proved.
@@ -193,20 +248,47 @@ fn pg_restore_never_sees_an_unproved_byte() {
     let script = format!("tee -a '{}' | \"$REAL\" \"$@\"", log.display());
     let programs = clients(None, Some(&script));
     let mut pgseal = Pgseal::new();
-    pgseal.with_clients(programs.path()).set("BACKUP_STORE", format!("file:{}", sample.pgseal.store().display()));
+    pgseal.with_clients(programs.path()).set(
+        "BACKUP_STORE",
+        format!("file:{}", sample.pgseal.store().display()),
+    );
     let mut bytes = fs::read(&sample.dump).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&sample.dump, &bytes).unwrap();
     pgseal.fails(4, &["verify", &sample.name]);
-    pgseal.fails(4, &["restore", &sample.name, "--to", &sample.database.url, "--mode", "in-place"]);
+    pgseal.fails(
+        4,
+        &[
+            "restore",
+            &sample.name,
+            "--to",
+            &sample.database.url,
+            "--mode",
+            "in-place",
+        ],
+    );
     // The same as a foreign object: no manifest vouches for it, so it is authenticated first.
     fs::remove_file(&sample.manifest).unwrap();
     let foreign = sample.dump.with_file_name("by_hand.gpg");
     fs::rename(&sample.dump, &foreign).unwrap();
     pgseal.fails(4, &["verify", "by_hand"]);
-    pgseal.fails(4, &["restore", "by_hand", "--to", &sample.database.url, "--mode", "in-place"]);
-    assert!(!log.exists(), "pg_restore saw {} bytes", fs::read(&log).unwrap().len());
+    pgseal.fails(
+        4,
+        &[
+            "restore",
+            "by_hand",
+            "--to",
+            &sample.database.url,
+            "--mode",
+            "in-place",
+        ],
+    );
+    assert!(
+        !log.exists(),
+        "pg_restore saw {} bytes",
+        fs::read(&log).unwrap().len()
+    );
 
     bytes[last] ^= 1;
     fs::write(&foreign, &bytes).unwrap();

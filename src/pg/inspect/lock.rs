@@ -6,6 +6,7 @@
 
 use sqlx::Row as _;
 
+use super::preflight::require_unpooled;
 use super::session::Session;
 use crate::model::connection::Connection;
 use crate::pg::error::PgError;
@@ -25,6 +26,8 @@ impl TargetLock {
         let Ok(mut session) = maintenance_session(target).await else {
             return Ok(None);
         };
+        // A pooler would keep the lock in a session that nobody ends, and every later backup would find it taken.
+        require_unpooled(&mut session).await?;
         let doing = "take the lock of the database";
         let query = |source| PgError::Query { doing, source };
         // Two keys of 32 bits: one that is ours alone ("pgse"), one of the database's name.

@@ -14,6 +14,6 @@ pub use database::{
 };
 pub use inventory::{inventory, large_objects};
 pub use lock::{TargetLock, maintenance_session};
-pub use preflight::{is_pooled, preflight_dump, preflight_restore};
+pub use preflight::{preflight_dump, preflight_restore, require_unpooled};
 pub use session::{Server, Session};
 pub use target::{analyze, missing_extensions, missing_roles};

@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::session::Session;
 use crate::model::connection::Connection;
-use crate::pg::error::{Finding, PgError};
+use crate::pg::error::{Finding, PgError, Severity};
 
 /// So many names stand in a finding; the rest is a number.
 const NAMES_SHOWN_MAX: usize = 5;
@@ -46,7 +46,7 @@ pub async fn preflight_restore(session: &mut Session) -> Result<Vec<Finding>, Pg
 ///
 /// # Errors
 /// A question to the server fails.
-pub async fn is_pooled(session: &mut Session) -> Result<bool, PgError> {
+async fn is_pooled(session: &mut Session) -> Result<bool, PgError> {
     const PID: &str = "SELECT pg_catalog.pg_backend_pid()";
     let doing = "ask for the server process";
     let first: i32 = session.value(doing, PID).await?;
@@ -57,11 +57,23 @@ pub async fn is_pooled(session: &mut Session) -> Result<bool, PgError> {
     Ok(first == other)
 }
 
+/// Refuses a connection through a transaction pooler.
+///
+/// # Errors
+/// It is one, or a question to the server fails.
+pub async fn require_unpooled(session: &mut Session) -> Result<(), PgError> {
+    let finding = pooler(session).await?;
+    match finding.severity {
+        Severity::Problem => Err(PgError::Preflight(vec![finding])),
+        Severity::Ok | Severity::Warning => Ok(()),
+    }
+}
+
 async fn pooler(session: &mut Session) -> Result<Finding, PgError> {
     if is_pooled(session).await? {
         return Ok(Finding::problem(
             "pooler",
-            "the connection goes through a transaction pooler, which cannot hold the dump's snapshot",
+            "the connection goes through a transaction pooler, which can hold neither a snapshot nor a lock",
             "connect to PostgreSQL itself (its own port, or the provider's direct URL), not to the pooler",
         ));
     }

@@ -42,7 +42,11 @@ impl Content {
 
     /// Takes over the other's encoding and locale: a backup without a manifest does not know them.
     pub fn accept_locale(&mut self, other: &Self) {
-        for (name, value) in other.facts.iter().filter(|(name, _)| name.starts_with("database ")) {
+        for (name, value) in other
+            .facts
+            .iter()
+            .filter(|(name, _)| name.starts_with("database "))
+        {
             self.facts.insert(name.clone(), value.clone());
         }
     }

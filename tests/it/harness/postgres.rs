@@ -20,7 +20,7 @@ pub struct Postgres {
     folder: TempDir,
     port: u16,
     /// Ends the server when the test process is gone, however it went: its stdin is a pipe that we hold.
-    _watchdog: Child,
+    watchdog: Child,
 }
 
 /// A database of one test. Dropping it drops the database.
@@ -79,11 +79,11 @@ impl Postgres {
             .args(["--options", &settings])
             .arg("--pgdata")
             .arg(&data));
-        let _watchdog = watchdog(&data);
+        let watchdog = start_watchdog(&data);
         Self {
             folder,
             port,
-            _watchdog,
+            watchdog,
         }
     }
 
@@ -199,8 +199,8 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // The watchdog does it once its stdin closes; waiting for it here keeps the folder from going first.
-        drop(self._watchdog.stdin.take());
-        let _ended = self._watchdog.wait();
+        drop(self.watchdog.stdin.take());
+        let _ended = self.watchdog.wait();
     }
 }
 
@@ -246,7 +246,7 @@ fn server_program(name: &str) -> Command {
     command
 }
 
-fn watchdog(data: &Path) -> Child {
+fn start_watchdog(data: &Path) -> Child {
     // `read` returns when the pipe's other end is closed, and the system closes it when this process is gone.
     let script = format!(
         "read _; '{}' stop --mode=immediate --silent --pgdata '{}' >/dev/null 2>&1",

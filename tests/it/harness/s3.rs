@@ -184,7 +184,7 @@ pub fn backblaze(call: &Call) -> Action {
         "x-amz-sdk-checksum-algorithm",
         "x-amz-trailer",
     ];
-    let names = || call.headers.keys().map(|name| name.as_str());
+    let names = || call.headers.keys().map(hyper::http::HeaderName::as_str);
     if names().any(|name| REFUSED.iter().any(|refused| name.starts_with(refused))) {
         return Action::Answer(
             400,
@@ -239,28 +239,32 @@ async fn answer(
         };
         (state.hook)(&call)
     };
-    let act = async || {
+    let act = async |request: Request<Incoming>| {
         service
             .call(request.map(Body::from))
             .await
             .map_err(Failure::from)
     };
     match action {
-        Action::Pass => act().await,
-        Action::Answer(status, body) => Ok(plain(status, body)),
-        Action::DoAndAnswer(status, body) => act().await.map(|_| plain(status, body)),
+        Action::Pass => act(request).await,
+        Action::Answer(status, body) => {
+            // As a server does: an answer before the request was read looks like a cut connection.
+            request.into_body().collect().await?;
+            Ok(plain(status, body))
+        }
+        Action::DoAndAnswer(status, body) => act(request).await.map(|_| plain(status, body)),
         Action::Reset => Err("cut by the test".into()),
         Action::Hang(duration) => {
             tokio::time::sleep(duration).await;
             Err("cut by the test".into())
         }
         Action::WithoutEtag => {
-            let mut response = act().await?;
+            let mut response = act(request).await?;
             response.headers_mut().remove("etag");
             Ok(response)
         }
         Action::Cut(bytes) => {
-            let (head, body) = act().await?.into_parts();
+            let (head, body) = act(request).await?.into_parts();
             let body: Bytes = body.collect().await?.to_bytes();
             let length = body.len();
             let mut response =

@@ -1,0 +1,445 @@
+//! One contract for every store: a folder, a bucket, and a bucket that behaves like Backblaze B2; and what a bucket does to
+//! an upload when it fails in the ways that S3-compatible servers fail.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pgseal::model::ids::Uid;
+use pgseal::model::object_key::ObjectKey;
+use pgseal::store::{
+    ObjectHead, PlainHttp, RetryPolicy, S3Settings, Store, StoreError, StoreSettings,
+};
+use time::OffsetDateTime;
+
+use crate::harness::cli::files;
+use crate::harness::folder;
+use crate::harness::s3::{ACCESS_KEY, Action, BUCKET, Call, S3Server, SECRET_KEY, backblaze};
+
+/// Larger than two parts, and no multiple of one.
+const LARGE: usize = (20 << 20) + 3;
+
+async fn bucket(server: &S3Server, spool: &Path) -> Store {
+    let retry = RetryPolicy {
+        call_budget: Duration::from_secs(5),
+        part_budget: Duration::from_secs(5),
+        attempt_timeout: Duration::from_secs(2),
+        completion_timeout: Duration::from_secs(2),
+        delay_first: Duration::from_millis(5),
+        delay_max: Duration::from_millis(50),
+    };
+    let settings = S3Settings {
+        endpoint_url: Some(server.endpoint().to_owned()),
+        region: None,
+        bucket: BUCKET.to_owned(),
+        access_key_id: Some(ACCESS_KEY.to_owned()),
+        secret_access_key: Some(SECRET_KEY.into()),
+        path_style: true,
+        plain_http: PlainHttp::Refused,
+        retry,
+        spool_folder: spool.to_owned(),
+    };
+    Store::open(StoreSettings::S3(settings)).await.unwrap()
+}
+
+fn key(text: &str) -> ObjectKey {
+    ObjectKey::parse(text).unwrap()
+}
+
+fn uid() -> Uid {
+    Uid::new(OffsetDateTime::now_utc())
+}
+
+/// Bytes that differ everywhere, so that a shifted or doubled part shows.
+fn content(length: usize) -> Bytes {
+    let mut state = 1_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..length).map(next).collect()
+}
+
+async fn upload(
+    store: &Store,
+    key: &ObjectKey,
+    uid: Uid,
+    content: &Bytes,
+) -> Result<ObjectHead, StoreError> {
+    let mut upload = store.upload(key, uid, None).await?;
+    for chunk in content.chunks(700_001) {
+        if let Err(error) = upload.write(Bytes::copy_from_slice(chunk)).await {
+            upload.abort().await.unwrap();
+            return Err(error);
+        }
+    }
+    upload.commit().await
+}
+
+async fn fetched(store: &Store, head: &ObjectHead, spool: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    store
+        .fetch(head, spool, |_| {})
+        .await
+        .unwrap()
+        .read_to_end(&mut all)
+        .unwrap();
+    all
+}
+
+async fn keeps_the_contract(store: &Store, root: &Path, spool: &Path) {
+    store.check_bucket().await.unwrap();
+    assert_eq!(store.list("").await.unwrap(), []);
+    // Of every size: nothing, a byte, one part, several.
+    for length in [0, 1, 8 << 20, LARGE] {
+        let (key, uid, content) = (key(&format!("a/{length}.dump.gpg")), uid(), content(length));
+        assert_eq!(store.head(&key).await.unwrap(), None);
+        let head = upload(store, &key, uid, &content).await.unwrap();
+        assert_eq!((head.bytes, head.uid), (length as u64, Some(uid)));
+        assert_eq!(store.head(&key).await.unwrap().as_ref(), Some(&head));
+        assert!(
+            fetched(store, &head, spool).await == content,
+            "{length} bytes came back changed"
+        );
+    }
+    // Small objects, their limit, and names that are taken.
+    let (small, owner) = (key("b/small"), uid());
+    store
+        .put(&small, Some(owner), Bytes::from_static(b"small"))
+        .await
+        .unwrap();
+    store
+        .put(&small, Some(owner), Bytes::from_static(b"again"))
+        .await
+        .unwrap();
+    let (head, text) = store.read(&small, 5).await.unwrap();
+    assert_eq!(
+        (text.as_ref(), head.uid),
+        (b"again".as_slice(), Some(owner))
+    );
+    assert!(matches!(
+        store.read(&small, 4).await,
+        Err(StoreError::TooLarge { .. })
+    ));
+    assert!(matches!(
+        store.read(&key("b/none"), 4).await,
+        Err(StoreError::NotFound { .. })
+    ));
+    assert!(matches!(
+        store.put(&small, Some(uid()), Bytes::new()).await,
+        Err(StoreError::AlreadyExists { .. })
+    ));
+    assert!(matches!(
+        store.put(&small, None, Bytes::new()).await,
+        Err(StoreError::AlreadyExists { .. })
+    ));
+    assert!(matches!(
+        upload(store, &small, uid(), &content(1)).await,
+        Err(StoreError::AlreadyExists { .. })
+    ));
+    assert_eq!(store.read(&small, 5).await.unwrap().1, "again");
+
+    // Listings go by prefix.
+    let names = |listed: Vec<pgseal::store::ListedObject>| {
+        listed
+            .into_iter()
+            .map(|object| (object.key.to_string(), object.bytes))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(store.list("b/").await.unwrap()),
+        [("b/small".to_owned(), 5)]
+    );
+    assert_eq!(store.list("").await.unwrap().len(), 5);
+    assert_eq!(store.list("c/").await.unwrap(), []);
+
+    // What was aborted or dropped is nowhere.
+    for aborted in [true, false] {
+        let mut upload = store
+            .upload(&key("b/never"), uid(), Some(LARGE as u64))
+            .await
+            .unwrap();
+        upload.write(content(LARGE)).await.unwrap();
+        if aborted {
+            upload.abort().await.unwrap();
+        } else {
+            drop(upload);
+        }
+        assert_eq!(store.head(&key("b/never")).await.unwrap(), None);
+    }
+    assert!(
+        !files(root)
+            .iter()
+            .any(|path| path.contains("never") || path.contains(".pgseal-stage-"))
+    );
+
+    // An object that was replaced between two looks is not mixed up.
+    let before = store.head(&small).await.unwrap().unwrap();
+    store
+        .put(&small, Some(owner), Bytes::from_static(b"third"))
+        .await
+        .unwrap();
+    let replaced = store.fetch(&before, spool, |_| {}).await;
+    assert!(
+        matches!(replaced, Err(StoreError::Changed { .. })),
+        "{replaced:?}"
+    );
+
+    for object in store.list("").await.unwrap() {
+        assert_eq!(store.delete(&object.key).await.unwrap().versions, 1);
+        assert_eq!(store.head(&object.key).await.unwrap(), None);
+    }
+    assert_eq!(files(root), Vec::<String>::new());
+    store.delete(&small).await.unwrap();
+    assert_eq!(files(spool), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_keeps_the_contract() {
+    let (root, spool) = (folder(), folder());
+    let store = Store::open(StoreSettings::Local {
+        root: root.path().to_owned(),
+    })
+    .await
+    .unwrap();
+    keeps_the_contract(&store, root.path(), spool.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_keeps_the_contract() {
+    let (server, spool) = (S3Server::start(), folder());
+    keeps_the_contract(
+        &bucket(&server, spool.path()).await,
+        &server.bucket(),
+        spool.path(),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_like_backblaze_keeps_the_contract() {
+    let (server, spool) = (S3Server::start(), folder());
+    server.hook(backblaze);
+    keeps_the_contract(
+        &bucket(&server, spool.path()).await,
+        &server.bucket(),
+        spool.path(),
+    )
+    .await;
+}
+
+/// Uploads through a server that fails, and says what came of it and of the server.
+async fn through(
+    hook: impl FnMut(&Call) -> Action + Send + 'static,
+) -> (Result<ObjectHead, StoreError>, S3Server) {
+    let (server, spool) = (S3Server::start(), folder());
+    let store = bucket(&server, spool.path()).await;
+    server.hook(hook);
+    let (key, uid, content) = (key("a/large.dump.gpg"), uid(), content(LARGE));
+    let outcome = upload(&store, &key, uid, &content).await;
+    if let Ok(head) = &outcome {
+        assert!(
+            fetched(&store, head, spool.path()).await == content,
+            "it came back changed"
+        );
+    } else {
+        assert_eq!(
+            server.objects(),
+            Vec::<String>::new(),
+            "a failed upload is visible"
+        );
+    }
+    assert_eq!(
+        server.unfinished(),
+        Vec::<String>::new(),
+        "parts stayed behind"
+    );
+    (outcome, server)
+}
+
+const UNAVAILABLE: &str = "<Error><Code>ServiceUnavailable</Code></Error>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_by_itself_is_repeated() {
+    // For each operation of an upload: its first and its second call fail, in every way that passes.
+    type Way = (&'static str, fn() -> Action);
+    let ways: [Way; 5] = [
+        ("500", || Action::Answer(500, "")),
+        ("503", || Action::Answer(503, UNAVAILABLE)),
+        ("reset", || Action::Reset),
+        ("hang", || Action::Hang(Duration::from_secs(20))),
+        ("done, but 500", || Action::DoAndAnswer(500, "")),
+    ];
+    for operation in [
+        "CreateMultipartUpload",
+        "UploadPart",
+        "ListParts",
+        "CompleteMultipartUpload",
+        "HeadObject",
+        "GetObject",
+    ] {
+        for (way, action) in ways {
+            // A second upload whose id was lost stays: only its age tells it from one that is going on.
+            if operation == "CreateMultipartUpload" && way == "done, but 500" {
+                continue;
+            }
+            let (outcome, _server) = through(move |call| {
+                if call.operation == operation && call.count <= 2 {
+                    action()
+                } else {
+                    Action::Pass
+                }
+            })
+            .await;
+            assert!(outcome.is_ok(), "{operation}, {way}: {outcome:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_lie_are_not_believed() {
+    // Completed with an error in a 200; with half an answer; with a page of HTML; without a word.
+    for body in [
+        "<Error><Code>InternalError</Code></Error>",
+        "<CompleteMultipartUploadResult><Loc",
+        "<html>",
+        "",
+    ] {
+        let (outcome, server) = through(move |call| match (call.operation, call.count) {
+            ("CompleteMultipartUpload", 1) => Action::Answer(200, body),
+            _ => Action::Pass,
+        })
+        .await;
+        assert!(outcome.is_ok(), "{body:?}: {outcome:?}");
+        assert_eq!(
+            server.calls("CompleteMultipartUpload"),
+            2,
+            "{body:?} was believed"
+        );
+    }
+    // Done, but the answer was lost, and the second attempt finds no such upload: a look at the object decides.
+    let (outcome, _server) = through(|call| match (call.operation, call.count) {
+        ("CompleteMultipartUpload", 1) => Action::DoAndAnswer(500, ""),
+        ("CompleteMultipartUpload", _) => {
+            Action::Answer(404, "<Error><Code>NoSuchUpload</Code></Error>")
+        }
+        _ => Action::Pass,
+    })
+    .await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    let (outcome, _server) = through(|call| {
+        if call.operation == "UploadPart" {
+            Action::WithoutEtag
+        } else {
+            Action::Pass
+        }
+    })
+    .await;
+    assert!(outcome.unwrap_err().to_string().contains("no ETag"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_succeed_is_not_tried_for_long() {
+    for (status, body) in [
+        (403, "<Error><Code>AccessDenied</Code></Error>"),
+        (307, "<Error><Code>TemporaryRedirect</Code></Error>"),
+        (400, "<Error><Code>InvalidArgument</Code></Error>"),
+    ] {
+        let (outcome, server) = through(move |call| {
+            if call.operation == "UploadPart" {
+                Action::Answer(status, body)
+            } else {
+                Action::Pass
+            }
+        })
+        .await;
+        assert!(!outcome.unwrap_err().is_transient());
+        assert!(
+            server.calls("UploadPart") <= 3,
+            "{status} was tried {} times",
+            server.calls("UploadPart")
+        );
+    }
+    // A store that never comes back ends within its budget.
+    let (outcome, _server) = through(|call| {
+        if call.operation == "UploadPart" {
+            Action::Answer(503, UNAVAILABLE)
+        } else {
+            Action::Pass
+        }
+    })
+    .await;
+    assert!(outcome.unwrap_err().is_transient());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_download_goes_on_where_it_ended() {
+    let (outcome, server) = through(|call| match (call.operation, call.count) {
+        ("GetObject", 1) => Action::Cut(5_000_000),
+        ("GetObject", 2) => Action::Cut(1),
+        ("GetObject", 3) => Action::Reset,
+        _ => Action::Pass,
+    })
+    .await;
+    assert!(outcome.is_ok());
+    assert_eq!(server.calls("GetObject"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_shorter_than_sent_is_found_out() {
+    let (server, spool) = (S3Server::start(), folder());
+    let store = bucket(&server, spool.path()).await;
+    let file = server.bucket().join("a/large.dump.gpg");
+    let short = file.clone();
+    // The server puts it together, loses its end, and says that all is well.
+    server.hook(move |call| {
+        if call.operation == "HeadObject" && short.exists() {
+            std::fs::File::options()
+                .write(true)
+                .open(&short)
+                .unwrap()
+                .set_len(1000)
+                .unwrap();
+        }
+        Action::Pass
+    });
+    let outcome = upload(&store, &key("a/large.dump.gpg"), uid(), &content(LARGE)).await;
+    assert!(
+        outcome
+            .unwrap_err()
+            .to_string()
+            .contains("the store has 1000")
+    );
+    assert!(!file.exists(), "it is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_bucket_is_named() {
+    let (server, spool) = (S3Server::start(), folder());
+    let store = bucket(&server, spool.path()).await;
+    std::fs::remove_dir(server.bucket()).unwrap();
+    let error = store.check_bucket().await.unwrap_err().to_string();
+    assert!(error.contains("BACKUP_S3_BUCKET"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_listings_are_whole() {
+    let (root, server, spool) = (folder(), S3Server::start(), folder());
+    let local = Store::open(StoreSettings::Local {
+        root: root.path().to_owned(),
+    })
+    .await
+    .unwrap();
+    // More than two of S3's pages of a thousand.
+    for place in [root.path(), &server.bucket()] {
+        std::fs::create_dir(place.join("many")).unwrap();
+        for number in 0..2500 {
+            std::fs::write(place.join(format!("many/{number}.gpg")), "x").unwrap();
+        }
+    }
+    for store in [local, bucket(&server, spool.path()).await] {
+        assert_eq!(store.list("many/").await.unwrap().len(), 2500);
+    }
+    assert!(server.calls("ListObjects") >= 3);
+}
