@@ -1,243 +1,389 @@
-//! The rules of this house that a program can check: the floors, the layout, the words.
-
-#![allow(
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test ends at the first thing that is not as it should be"
-)]
+//! The rules of style that a program can check, each a function from a file to what is wrong with it.
+//!
+//! Clippy's `disallowed_methods` looks after calls; here is what it cannot see: which module imports which, how long
+//! files are, what they are named, and what was left lying about.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// From the top down; a module may import what stands below its own floor, and on its own floor nothing.
-const FLOORS: [&[&str]; 8] = [
-    &["main", "cli"],
-    &["api", "worker", "schedule"],
-    &["config"],
-    &["backup", "restore", "retention"],
-    &["vault"],
-    &["pg", "seal", "store", "catalog", "queue"],
-    &["pipe", "progress", "telemetry"],
+/// From the ground up. A module imports from lower floors only.
+const FLOORS: &[&[&str]] = &[
     &["model"],
+    &["pipe", "progress", "telemetry"],
+    &["pg", "seal", "store", "catalog", "queue"],
+    &["vault"],
+    &["backup", "restore", "retention"],
+    // It turns settings into what the use cases take, so it stands above them; nothing below may read settings.
+    &["config"],
+    &["api", "worker", "schedule"],
+    &["cli"],
 ];
-/// A restore makes a safety backup.
-const EXCEPTIONS: [(&str, &str); 1] = [("restore", "backup")];
-const FILE_LINES_MAX: usize = 700;
+/// The one step sideways: a restore backs its target up first.
+const SIDEWAYS: (&str, &str) = ("restore", "backup");
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+const LINES_MAX: usize = 700;
+
+/// Words that tell that something is not finished; in two parts, so that this file is not found by itself.
+const UNFINISHED: [&str; 3] = [
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("XX", "X"),
+];
+
+/// Names that say nothing about what is inside.
+const EMPTY_NAMES: [&str; 7] = [
+    "utils", "util", "helpers", "common", "misc", "manager", "types",
+];
+
+/// What only some files, or the files of a folder, may name.
+const OWNERS: &[(&str, &[&str])] = &[
+    ("Command::new", &["src/pg/child.rs"]),
+    ("std::env", &["src/config.rs"]),
+    ("env::var", &["src/config.rs"]),
+    (
+        "sequoia_openpgp",
+        &["src/seal/openpgp.rs", "src/seal/framing.rs"],
+    ),
+    ("aws_sdk_s3", &["src/store/"]),
+    ("sqlx::", &["src/pg/inspect/", "src/pg/error.rs"]),
+];
+
+/// A file's own code: without comments, and without the modules that only tests have.
+fn code(text: &str) -> Vec<(usize, &str)> {
+    let mut code = Vec::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((index, line)) = lines.next() {
+        let trimmed = line.trim_start();
+        if trimmed == "#[cfg(test)]" {
+            skip_test_module(&mut lines);
+        } else if !trimmed.starts_with("//") {
+            code.push((index + 1, line));
+        }
+    }
+    code
 }
 
-/// Every file with an ending below some folders: its path from the root, and its text.
-fn files(folders: &[&str], ending: &str) -> Vec<(String, String)> {
+/// The formatter puts a module's closing brace below its `mod`.
+fn skip_test_module<'a>(lines: &mut impl Iterator<Item = (usize, &'a str)>) {
+    let Some((_, opening)) = lines.next() else {
+        return;
+    };
+    if opening.trim_start().starts_with("mod ") && opening.ends_with('{') {
+        let indentation = opening.len() - opening.trim_start().len();
+        let closing = format!("{}}}", &opening[..indentation]);
+        lines.find(|(_, line)| *line == closing);
+    }
+}
+
+/// The module right below the crate that a file of `src` belongs to.
+fn module(path: &str) -> Option<&str> {
+    let inside = path.strip_prefix("src/")?;
+    let first = inside.split('/').next()?;
+    let name = first.strip_suffix(".rs").unwrap_or(first);
+    (!matches!(name, "main" | "lib")).then_some(name)
+}
+
+/// The modules that a line names behind `crate::`, also in braces.
+fn imports(line: &str) -> Vec<&str> {
+    let identifier = |text: &str| {
+        text.find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(text.len())
+    };
     let mut found = Vec::new();
-    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() && !path.ends_with("target") {
-                open.push(path);
-            } else if path.to_string_lossy().ends_with(ending) {
-                let name = path
-                    .strip_prefix(root())
-                    .unwrap()
-                    .to_string_lossy()
-                    .into_owned();
-                found.push((name, fs::read_to_string(&path).unwrap()));
+    for (at, _) in line.match_indices("crate::") {
+        let rest = &line[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.push(&rest[..identifier(rest)]);
+            continue;
+        };
+        let mut depth = 0;
+        for part in group.split_inclusive([',', '{', '}']) {
+            let part_name = part.trim_start();
+            if depth == 0 && identifier(part_name) > 0 {
+                found.push(&part_name[..identifier(part_name)]);
             }
+            depth += i32::from(part.ends_with('{')) - i32::from(part.ends_with('}'));
         }
     }
     found
-}
-
-fn module(path: &str) -> &str {
-    let inside = path.strip_prefix("src/").unwrap_or(path);
-    inside
-        .split('/')
-        .next()
-        .unwrap_or(inside)
-        .trim_end_matches(".rs")
 }
 
 fn floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&module))
 }
 
-/// The modules that a file imports or names by `crate::`.
-fn imports(text: &str) -> Vec<String> {
-    let code = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"));
-    let names = code.flat_map(|line| {
-        line.split("crate::")
+/// Imports go downward.
+fn floors(path: &str, text: &str) -> Vec<String> {
+    let Some(own) = module(path).filter(|_| !path.ends_with("/tests.rs")) else {
+        return Vec::new();
+    };
+    let Some(own_floor) = floor(own) else {
+        return vec![format!("{path}: {own} stands on no floor")];
+    };
+    // A group that the formatter broke is one line here.
+    let whole: String = code(text)
+        .iter()
+        .map(|(_, line)| format!("{} ", line.trim()))
+        .collect();
+    let upward = |other: &&str| {
+        *other != own
+            && (own, *other) != SIDEWAYS
+            && floor(other).is_none_or(|floor| floor >= own_floor)
+    };
+    let mut wrong: Vec<String> = imports(&whole)
+        .iter()
+        .filter(|other| upward(other))
+        .map(|other| format!("{path}: {own} may not import {other}"))
+        .collect();
+    // As many `super` as the file lies deep lead to the crate, past the check above.
+    let depth = path.matches('/').count() - usize::from(path.ends_with("/mod.rs"));
+    if whole.contains(&"super::".repeat(depth)) {
+        wrong.push(format!("{path}: write crate:: for what is outside {own}"));
+    }
+    wrong
+}
+
+/// A file can be read in one sitting.
+fn length(path: &str, text: &str) -> Vec<String> {
+    let lines = text.lines().count();
+    let wrong = path.ends_with(".rs") && lines > LINES_MAX;
+    Vec::from_iter(wrong.then(|| format!("{path}: {lines} lines, more than {LINES_MAX}")))
+}
+
+/// A module begins by saying what it is.
+fn heading(path: &str, text: &str) -> Vec<String> {
+    let wrong = path.ends_with(".rs")
+        && !path.ends_with("/tests.rs")
+        && !text.trim_start().starts_with("//!");
+    Vec::from_iter(wrong.then(|| format!("{path}: does not begin with //!")))
+}
+
+/// What is left to do has an issue.
+fn unfinished(path: &str, text: &str) -> Vec<String> {
+    let has_issue = |line: &str| {
+        line.split('#')
             .skip(1)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    });
-    names
-        .map(|rest| {
-            rest.chars()
-                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
-                .collect()
-        })
+            .any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let has_word = |line: &str| {
+        line.split(|c: char| !c.is_alphanumeric())
+            .any(|word| UNFINISHED.contains(&word))
+    };
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| has_word(line) && !has_issue(line))
+        .map(|(index, _)| format!("{path}:{}: unfinished, and no issue #number", index + 1))
         .collect()
 }
 
-/// What is wrong with one file's imports.
-fn crossed_floors(path: &str, text: &str) -> Vec<String> {
-    let from = module(path);
-    let Some(own) = floor(from) else {
-        return vec![format!("{path}: module {from} has no floor")];
-    };
-    let crosses = |to: &String| {
-        let allowed = to == from || EXCEPTIONS.contains(&(from, to.as_str()));
-        !allowed && floor(to).is_some_and(|other| other <= own)
-    };
-    imports(text)
-        .into_iter()
-        .filter(crosses)
-        .map(|to| format!("{path} imports {to}"))
+/// A file is named for what is in it.
+fn naming(path: &str, _text: &str) -> Vec<String> {
+    path.split('/')
+        .map(|part| part.split('.').next().unwrap_or(part))
+        .filter(|part| EMPTY_NAMES.contains(part))
+        .map(|part| format!("{path}: the name {part} says nothing"))
         .collect()
 }
 
-/// What is wrong with one file's form.
-fn untidy(path: &str, text: &str) -> Vec<String> {
+/// Some things are named by one file only.
+fn owners(path: &str, text: &str) -> Vec<String> {
+    if !path.starts_with("src/") || path == "src/seal/tests.rs" {
+        return Vec::new();
+    }
     let mut wrong = Vec::new();
-    if text.lines().count() > FILE_LINES_MAX {
-        wrong.push(format!("{path} has more than {FILE_LINES_MAX} lines"));
-    }
-    if !text.starts_with("//!") {
-        wrong.push(format!("{path} does not say what it is for"));
-    }
-    let stem = Path::new(path)
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy();
-    if [
-        "utils", "util", "helpers", "common", "misc", "manager", "types",
-    ]
-    .contains(&stem.as_ref())
-    {
-        wrong.push(format!("{path}: name the thing"));
-    }
-    // Written in two halves, so that this file does not find itself.
-    for word in [
-        concat!("TO", "DO"),
-        concat!("FIX", "ME"),
-        concat!("XX", "X"),
-        concat!("#[ig", "nore"),
-    ] {
-        if text.contains(word) {
-            wrong.push(format!("{path}: {word}"));
+    for (number, line) in code(text) {
+        let line = if path == "src/main.rs" {
+            line.replace("std::env::args_os", "")
+        } else {
+            line.to_owned()
+        };
+        for (name, allowed) in OWNERS {
+            let allowed_here = allowed.iter().any(|owner| path.starts_with(owner));
+            if line.contains(name) && !allowed_here {
+                wrong.push(format!(
+                    "{path}:{number}: {name} belongs into {}",
+                    allowed[0]
+                ));
+            }
         }
     }
     wrong
 }
 
-/// What only one place may name.
-const OWNERS: [(&str, &[&str]); 5] = [
-    (concat!("Command::", "new("), &["src/pg/child.rs"]),
-    (
-        concat!("sequoia_", "openpgp"),
-        &["src/seal/openpgp.rs", "src/seal/tests.rs"],
-    ),
-    (concat!("env::", "var"), &["src/config.rs"]),
-    (concat!("aws_", "sdk_s3"), &["src/store/"]),
-    (
-        concat!("sqlx", "::"),
-        &["src/pg/inspect/", "src/pg/error.rs"],
-    ),
-];
+/// A test that is not run proves nothing.
+fn ignored(path: &str, text: &str) -> Vec<String> {
+    let wrong = path.ends_with(".rs") && text.contains(concat!("#[", "ignore"));
+    Vec::from_iter(wrong.then(|| format!("{path}: an ignored test")))
+}
 
-fn strangers(path: &str, text: &str) -> Vec<String> {
-    let foreign =
-        |(_, owners): &&(&str, &[&str])| !owners.iter().any(|owner| path.starts_with(owner));
-    let named = OWNERS
+/// Fixtures that nothing mentions.
+fn unused<'a>(fixtures: &[&'a str], texts: &[(String, String)]) -> Vec<&'a str> {
+    let mentioned = |fixture: &str| texts.iter().any(|(_, text)| text.contains(fixture));
+    fixtures
         .iter()
-        .filter(foreign)
-        .filter(|(name, _)| text.contains(name));
-    named
-        .map(|(name, owners)| format!("{path} names {name}, which belongs to {owners:?}"))
+        .copied()
+        .filter(|fixture| !mentioned(fixture))
         .collect()
 }
 
-#[test]
-fn the_house_is_tidy() {
-    let source = files(&["src"], ".rs");
-    assert!(source.len() > 40, "only {} files were found", source.len());
-    let mut wrong: Vec<String> = source
+/// Every file below `folder` or, for a file, itself: its path in the repository, and its text.
+fn read(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut waiting = vec![root.join(folder)];
+    let mut files = Vec::new();
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).expect("a folder of the repository can be read");
+            waiting.extend(entries.map(|entry| entry.expect("and so can its entries").path()));
+        } else if let Ok(bytes) = fs::read(&path) {
+            let name = path
+                .strip_prefix(root)
+                .expect("it was found below the root");
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            files.push((name.to_string_lossy().into_owned(), text));
+        }
+    }
+    files
+}
+
+type Rule = fn(&str, &str) -> Vec<String>;
+
+fn check(folders: &[&str], rules: &[Rule]) {
+    let files: Vec<_> = folders.iter().flat_map(|folder| read(folder)).collect();
+    assert!(!files.is_empty(), "{folders:?}: nothing is there to check");
+    let wrong: Vec<String> = files
         .iter()
-        .flat_map(|(path, text)| strangers(path, text))
+        .flat_map(|(path, text)| rules.iter().flat_map(move |rule| rule(path, text)))
         .collect();
-    wrong.extend(
-        source
-            .iter()
-            .filter(|(path, _)| path != "src/lib.rs")
-            .flat_map(|(path, text)| crossed_floors(path, text)),
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn imports_go_downward() {
+    check(&["src"], &[floors]);
+}
+
+#[test]
+fn what_one_file_owns_is_named_nowhere_else() {
+    check(&["src"], &[owners]);
+}
+
+#[test]
+fn files_are_short_named_and_headed_and_tests_are_run() {
+    let folders = ["src", "tests", "fuzz/fuzz_targets"];
+    check(&folders, &[length, naming, ignored]);
+    check(&["src", "tests"], &[heading]);
+}
+
+#[test]
+fn what_is_left_to_do_has_an_issue() {
+    check(
+        &["src", "tests", "fuzz/fuzz_targets", "scripts", "dev", ".ci"],
+        &[unfinished],
     );
-    wrong.extend(
-        files(&["src", "tests"], ".rs")
-            .iter()
-            .flat_map(|(path, text)| untidy(path, text)),
-    );
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
 fn every_fixture_is_used() {
-    let users: String = ["dev", "scripts/demo", "scripts/bench"]
+    let fixtures = read("tests/fixtures");
+    let names: Vec<&str> = fixtures
         .iter()
-        .filter_map(|name| fs::read_to_string(root().join(name)).ok())
-        .chain(files(&["tests"], ".rs").into_iter().map(|(_, text)| text))
+        .filter_map(|(path, _)| path.rsplit('/').next())
         .collect();
-    let mut seen = 0;
-    for entry in fs::read_dir(root().join("tests/fixtures")).unwrap() {
-        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        assert!(users.contains(&name), "nobody uses tests/fixtures/{name}");
-        seen += 1;
-    }
-    assert!(seen > 0);
+    assert!(!names.is_empty());
+    let mut texts = ["tests", "scripts", "dev"].map(read).concat();
+    texts.retain(|(path, _)| !path.starts_with("tests/fixtures/"));
+    assert_eq!(unused(&names, &texts), Vec::<&str>::new());
 }
 
 #[test]
-fn each_rule_finds_what_it_is_for() {
-    assert_eq!(
-        crossed_floors("src/seal/x.rs", "use crate::store::Store;"),
-        ["src/seal/x.rs imports store"]
+fn migrations_are_watched_from_their_first_day() {
+    assert!(
+        read("migrations").is_empty(),
+        "there are migrations now: let this test compare each released one with its recorded digest"
     );
-    assert_eq!(
-        crossed_floors("src/model/x.rs", "let x = crate::vault::y();"),
-        ["src/model/x.rs imports vault"]
-    );
-    assert_eq!(
-        crossed_floors("src/vault/x.rs", "use crate::store::Store; // crate::cli"),
-        ["src/vault/x.rs imports cli"]
-    );
-    assert_eq!(
-        crossed_floors("src/restore/mod.rs", "use crate::backup::{self};"),
-        Vec::<String>::new()
-    );
-    assert_eq!(crossed_floors("src/new.rs", "").len(), 1);
-    assert_eq!(untidy("src/a/utils.rs", "fn x() {}").len(), 2);
-    let long = format!("//! x\n{}", "\n".repeat(FILE_LINES_MAX));
-    assert_eq!(untidy("src/a.rs", &long).len(), 1);
-    assert_eq!(
-        untidy("src/a.rs", concat!("//! x\n// TO", "DO later")).len(),
-        1
-    );
-    assert_eq!(
-        strangers(
-            "src/cli/x.rs",
-            concat!("std::process::Command::", "new(\"sh\")")
-        )
-        .len(),
-        1
-    );
-    assert_eq!(
-        strangers(
-            "src/pg/child.rs",
-            concat!("tokio::process::Command::", "new(x)")
+}
+
+#[test]
+fn floors_notice_every_way_up() {
+    for (path, text) in [
+        ("src/model/x.rs", "use crate::pg::PgError;"),
+        ("src/store/s3.rs", "use crate::seal::Sealer;"),
+        ("src/seal/mod.rs", "fn f() { crate::store::open() }"),
+        (
+            "src/pg/load.rs",
+            "use crate::{\n    model::ids::{self, Uid},\n    vault::Vault,\n};",
         ),
-        Vec::<String>::new()
+        ("src/backup/mod.rs", "use crate::restore::Mode;"),
+        ("src/vault/list.rs", "use crate::config;"),
+        ("src/pipe.rs", "use super::store::Store;"),
+        ("src/pg/child.rs", "use super::super::cli::Cli;"),
+        ("src/brandnew.rs", ""),
+    ] {
+        assert_eq!(floors(path, text).len(), 1, "{path}: {text}");
+    }
+    for (path, text) in [
+        ("src/restore/mod.rs", "use crate::backup::Stages;"),
+        ("src/pg/load.rs", "use crate::{model, pipe::{Pipe, seal}};"),
+        ("src/pg/load.rs", "use super::child::Child;"),
+        ("src/pg/load.rs", "//! See [`crate::cli`]."),
+        (
+            "src/model/x.rs",
+            "#[cfg(test)]\nmod tests {\n    use crate::cli::Cli;\n}\n",
+        ),
+        ("src/lib.rs", "pub use crate::cli::Cli;"),
+    ] {
+        assert_eq!(floors(path, text), Vec::<String>::new(), "{path}: {text}");
+    }
+}
+
+#[test]
+fn code_behind_a_test_module_is_seen() {
+    let text = "#[cfg(test)]\nmod tests {\n    fn a() {}\n}\nuse crate::cli::Cli;\n";
+    assert_eq!(floors("src/model/x.rs", text).len(), 1);
+}
+
+#[test]
+fn every_other_rule_notices_its_fault() {
+    let long = "//! Long.\n".repeat(LINES_MAX + 1);
+    let left = format!("// {}: later", UNFINISHED[0]);
+    let skipped = concat!("#[", "ignore = \"slow\"]");
+    let faults: [(Rule, &str, &str); 13] = [
+        (length, "src/a.rs", &long),
+        (heading, "src/a.rs", "use std::fs;\n"),
+        (unfinished, "dev", &left),
+        (naming, "src/pg/utils.rs", ""),
+        (naming, "tests/common/mod.rs", ""),
+        (owners, "src/pg/dump.rs", "let c = Command::new(program);"),
+        (owners, "src/cli/mod.rs", "let home = std::env::home_dir();"),
+        (owners, "src/cli/mod.rs", "use std::env;"),
+        (owners, "src/main.rs", "std::env::args()"),
+        (
+            owners,
+            "src/vault/mod.rs",
+            "use sequoia_openpgp as openpgp;",
+        ),
+        (owners, "src/vault/mod.rs", "use aws_sdk_s3::Client;"),
+        (owners, "src/backup/mod.rs", "sqlx::query(text)"),
+        (ignored, "tests/it/x.rs", skipped),
+    ];
+    for (index, (rule, path, text)) in faults.iter().enumerate() {
+        assert_eq!(rule(path, text).len(), 1, "fault {index}, {path}");
+    }
+    assert_eq!(
+        unused(&["a.sql", "b.sql"], &[("t".into(), "a.sql".into())]),
+        ["b.sql"]
     );
+}
+
+#[test]
+fn what_is_right_passes() {
+    let tracked = format!("// {}: later, see #12", UNFINISHED[1]);
+    assert!(unfinished("src/a.rs", &tracked).is_empty());
+    assert!(unfinished("scripts/demo", "mktemp /tmp/demo.XXXXXX").is_empty());
+    assert!(owners("src/main.rs", "std::env::args_os()").is_empty());
+    assert!(owners("src/pg/child.rs", "Command::new(program)").is_empty());
+    assert!(owners("src/pg/dump.rs", "// Command::new is for child alone.").is_empty());
+    assert!(naming("src/model/kind.rs", "").is_empty());
+    assert!(length("src/a.rs", "//! Short.\n").is_empty());
 }
