@@ -7,9 +7,14 @@ use libfuzzer_sys::fuzz_target;
 use pgseal::model::object_key::ObjectKey;
 
 fuzz_target!(|text: &str| {
-    let Ok(key) = ObjectKey::parse(text) else { return };
+    let Ok(key) = ObjectKey::parse(text) else {
+        return;
+    };
     let joined = Path::new("/root").join(key.as_str());
-    assert!(joined.starts_with("/root") && !joined.components().any(|part| part == Component::ParentDir));
+    assert!(
+        joined.starts_with("/root")
+            && !joined.components().any(|part| part == Component::ParentDir)
+    );
     for other in [key.manifest_key(), key.dump_key()].into_iter().flatten() {
         assert!(ObjectKey::parse(other.as_str()).is_ok(), "{other}");
     }

@@ -9,7 +9,13 @@ use pgseal::seal::{Opener, OutputLimit};
 
 fuzz_target!(|bytes: &[u8]| {
     let passphrases = [Passphrase::new("dummy".into()).expect("it is not blank")];
-    let Ok(mut opener) = Opener::open(Cursor::new(bytes.to_vec()), &passphrases, OutputLimit::Bytes(1 << 20)) else { return };
+    let Ok(mut opener) = Opener::open(
+        Cursor::new(bytes.to_vec()),
+        &passphrases,
+        OutputLimit::Bytes(1 << 20),
+    ) else {
+        return;
+    };
     let mut buffer = [0; 4096];
     while opener.read(&mut buffer).is_ok_and(|read| read > 0) {}
     drop(opener.finish());
