@@ -5,6 +5,7 @@
 //! command, the rest turns what was read into what the program works with.
 
 use std::io::BufRead as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
@@ -476,7 +477,7 @@ fn with_password_of_file(connection: Connection) -> Connection {
     let Some(path) = named.or_else(home) else {
         return connection;
     };
-    let Ok(text) = std::fs::read_to_string(&path) else {
+    let Some(text) = private_text(&path) else {
         return connection;
     };
     let host = &connection.hosts()[0];
@@ -490,6 +491,16 @@ fn with_password_of_file(connection: Connection) -> Connection {
         Some(password) => connection.with_password(password),
         None => connection,
     }
+}
+
+/// A password file's text; as libpq, one that others can read is not used.
+fn private_text(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "the password file is not used: others can read it (chmod 600)");
+        return None;
+    }
+    std::fs::read_to_string(path).ok()
 }
 
 /// A secret: its variable, or the first line of the file that is named.

@@ -54,13 +54,18 @@ pub(super) struct ProblemsFound(pub(super) usize);
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) String);
 
+/// Whoever read the result went away, as `head` does. A dump that was cut so is a failure; a listing is not.
+#[derive(Debug, thiserror::Error)]
+#[error("the output was closed")]
+pub(super) struct OutputClosed;
+
 impl ExitStatus {
     /// Prints the error, if it is one, and says how the command ended.
     pub(super) fn of(outcome: &anyhow::Result<()>) -> Self {
         let Err(error) = outcome else {
             return Self::Done;
         };
-        if is_closed_pipe(error) {
+        if error.is::<OutputClosed>() {
             // Whoever read our output has seen enough.
             return Self::Done;
         }
@@ -153,12 +158,6 @@ fn explain(error: &anyhow::Error) -> String {
     let links = links.join("\n  because: ");
     let hints: String = hints.iter().map(|hint| format!("\n{hint}")).collect();
     format!("error: {links}{hints}")
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ impl FetchArgs {
         if self.output.as_os_str() == "-" {
             let mut stdout = std::io::stdout();
             let written = self.copy(vault, fetched, &mut stdout).await?;
-            stdout.flush()?;
+            stdout.flush().context("write the dump")?;
             return Ok(written);
         }
         let folder = self
@@ -164,7 +164,7 @@ async fn copy_plain(
 ) -> anyhow::Result<u64> {
     let mut opening = vault.open(fetched, limits);
     while let Some(chunk) = opening.next().await? {
-        to.write_all(&chunk)?;
+        to.write_all(&chunk).context("write the dump")?;
     }
     Ok(opening.finish().await?.plain_bytes)
 }
@@ -178,7 +178,8 @@ async fn copy_sealed(fetched: &Fetched, to: &mut impl std::io::Write) -> anyhow:
         if read == 0 {
             return Ok(written);
         }
-        to.write_all(&buffer[..read])?;
+        to.write_all(&buffer[..read])
+            .context("write the sealed dump")?;
         written += read as u64;
         // So that a signal is heard between two pieces.
         tokio::task::yield_now().await;

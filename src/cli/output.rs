@@ -8,6 +8,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::exit::OutputClosed;
 use crate::model::manifest::Manifest;
 use crate::vault::Entry;
 
@@ -29,7 +30,10 @@ impl Output {
             Self::Json => serde_json::to_string_pretty(value)?,
             Self::Text => text(),
         };
-        Ok(writeln!(io::stdout().lock(), "{printed}")?)
+        match writeln!(io::stdout().lock(), "{printed}") {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
+            written => Ok(written?),
+        }
     }
 }
 

@@ -172,6 +172,16 @@ fn fetch_gives_the_dump_or_the_sealed_object() {
     assert!(dump == Gpg::new().decrypt(&same, PASSPHRASE));
     let piped = pgseal.run(&["fetch", "latest", "--output", "-"]);
     assert!(piped.code == 0 && piped.stdout == dump);
+    // A reader that goes away in the middle has not got a dump.
+    let mut cut = pgseal
+        .command(&["fetch", "latest", "-o", "-"])
+        .spawn()
+        .unwrap();
+    drop(cut.stdout.take());
+    assert_eq!(cut.wait().unwrap().code(), Some(1));
+    let mut cut = pgseal.command(&["list"]).spawn().unwrap();
+    drop(cut.stdout.take());
+    assert_eq!(cut.wait().unwrap().code(), Some(0));
     // A file that is there stays.
     pgseal.fails(2, &["fetch", "latest", "-o", same.to_str().unwrap()]);
     assert!(std::fs::read(&same).unwrap() == sealed);

@@ -176,3 +176,25 @@ fn a_typed_password_draws_a_warning_and_help_shows_no_value() {
         assert!(!help.contains("canary"), "{help}");
     }
 }
+
+#[test]
+fn a_password_file_is_used_if_nobody_else_can_read_it() {
+    let server = Postgres::shared();
+    let source = server.create_database("passfile");
+    let url = server.url_as("postgres", "", &source.name);
+    let pgseal = Pgseal::new();
+    let file = pgseal.file("home").join(".pgpass");
+    std::fs::write(&file, format!("127.0.0.1:*:*:postgres:{PASSWORD}\n")).unwrap();
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(&file, mode(0o600)).unwrap();
+    assert_eq!(
+        pgseal.json(&["backup", &url])["database"],
+        source.name.as_str()
+    );
+    std::fs::set_permissions(&file, mode(0o644)).unwrap();
+    assert!(
+        pgseal
+            .fails(5, &["backup", &url])
+            .contains("others can read it")
+    );
+}
