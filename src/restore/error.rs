@@ -2,6 +2,7 @@
 
 use crate::backup::BackupError;
 use crate::pg::PgError;
+use crate::pg::inspect::Compared;
 use crate::vault::VaultError;
 
 /// Why a restore failed. Unless the error says otherwise, the target is as it was.
@@ -101,22 +102,15 @@ pub enum RestoreError {
 
 /// A table whose restored rows are not the recorded ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// `schema.name`.
-    pub table: String,
-    /// What the manifest says.
-    pub recorded: u64,
-    /// What is there; `None`: no such table.
-    pub restored: Option<u64>,
-}
+pub struct Difference(pub Compared);
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
+        let Compared {
             table,
             recorded,
             restored,
-        } = self;
+        } = &self.0;
         match restored {
             Some(restored) => write!(
                 formatter,

@@ -21,7 +21,7 @@ use crate::model::ids::Uid;
 use crate::model::kind::BackupKind;
 use crate::model::manifest::{Manifest, RowCounts};
 use crate::model::object_key::ObjectKey;
-use crate::pg::inspect::{self, Session};
+use crate::pg::inspect::{self, Compared, Session};
 use crate::pg::{Client, Load, LoadMode, PgError, dumped_by};
 use crate::progress::Progress;
 use crate::vault::{Entry, Fetched, Limits, Selector, VaultError};
@@ -390,23 +390,14 @@ async fn compare(
         return Ok(Ok(None));
     };
     let mut session = Session::connect(to).await?;
-    let counted = inspect::count_tables(&mut session, &manifest.tables).await?;
+    let compared = inspect::compare_counts(&mut session, &manifest.tables).await?;
     session.close().await;
-    let mut differences = Vec::new();
-    for table in &manifest.tables {
-        let recorded = table.rows.unwrap_or(0);
-        let restored = counted
-            .get(&(table.schema.clone(), table.name.clone()))
-            .copied()
-            .flatten();
-        if restored != Some(recorded) {
-            differences.push(Difference {
-                table: format!("{}.{}", table.schema, table.name),
-                recorded,
-                restored,
-            });
-        }
-    }
+    let differs = |table: &Compared| table.restored != Some(table.recorded);
+    let differences: Vec<Difference> = compared
+        .into_iter()
+        .filter(differs)
+        .map(Difference)
+        .collect();
     if !differences.is_empty() {
         return Ok(Err(differences));
     }

@@ -192,3 +192,35 @@ fn through_a_bucket(hook: impl FnMut(&s3::Call) -> s3::Action + Send + 'static) 
     assert_eq!(s3.objects(), Vec::<String>::new());
     assert_eq!(pgseal.leftovers(), Vec::<String>::new());
 }
+
+/// The judge itself: whatever is damaged, it sees.
+#[test]
+fn every_damage_is_noticed() {
+    let server = Postgres::shared();
+    let database = server.database_from("judge", &fixture("life.sql"), &[]);
+    let mut before = Content::of(server, &database.name);
+    assert_same(&before, &Content::of(server, &database.name));
+    for damage in [
+        "DROP PUBLICATION everything",
+        "UPDATE shop.types SET txt = txt || ' ' WHERE id = 1",
+        "DELETE FROM shop.orders WHERE id = 1",
+        "INSERT INTO public.no_columns SELECT FROM generate_series(1, 1)",
+        "INSERT INTO shop.by_list VALUES ('eu', 1)",
+        "UPDATE \"Größe & Gewicht\".\"select\" SET \"🐘\" = 3",
+        "SELECT setval('shop.odd', 100)",
+        "SELECT setval('shop.never_used', 1, false), setval('shop.never_used', 1)",
+        "SELECT lo_put(424244, 100, '\\x00')",
+        "COMMENT ON LARGE OBJECT 424242 IS 'another'",
+        "DROP INDEX shop.orders_expression",
+        "COMMENT ON SCHEMA shop IS 'another'",
+        "REVOKE USAGE ON SCHEMA shop FROM pgseal_fixture_reader",
+        "REFRESH MATERIALIZED VIEW shop.not_filled",
+        "ALTER TABLE shop.secrets NO FORCE ROW LEVEL SECURITY",
+        "DROP EXTENSION pgcrypto",
+    ] {
+        database.psql(damage);
+        let after = Content::of(server, &database.name);
+        assert!(before.difference(&after).is_some(), "not noticed: {damage}");
+        before = after;
+    }
+}

@@ -19,6 +19,8 @@ pub struct Table {
     pub name: String,
     /// What an extension said to dump of its own table (`pg_extension_config_dump`): a WHERE clause, or empty.
     condition: String,
+    /// `schema.name` of the root of its partition tree; of a table that is no partition, its own.
+    root: String,
 }
 
 impl Table {
@@ -34,20 +36,31 @@ impl Table {
 /// # Errors
 /// The server refuses.
 pub async fn tables(session: &mut Session) -> Result<Vec<Table>, PgError> {
-    let sql = "SELECT c.oid, n.nspname::text, c.relname::text, coalesce(x.condition, '') \
+    // Before 12 there is no function for it; partitions then stand for themselves.
+    let root = if session.server().major() >= 12 {
+        "coalesce(pg_catalog.pg_partition_root(c.oid)::oid, c.oid)"
+    } else {
+        "c.oid"
+    };
+    let sql = format!(
+        "SELECT c.oid, n.nspname::text, c.relname::text, coalesce(x.condition, ''), \
+            (SELECT m.nspname || '.' || r.relname FROM pg_catalog.pg_class r \
+                JOIN pg_catalog.pg_namespace m ON m.oid = r.relnamespace WHERE r.oid = {root}) \
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         LEFT JOIN LATERAL (SELECT e.extcondition[i] AS condition FROM pg_catalog.pg_extension e, \
             pg_catalog.generate_subscripts(e.extconfig, 1) i WHERE e.extconfig[i] = c.oid LIMIT 1) x ON true \
         WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
-        ORDER BY 2, 3";
+        ORDER BY 2, 3"
+    );
     let doing = "list the tables";
-    let rows = session.rows(doing, sql).await?;
+    let rows = session.rows(doing, &sql).await?;
     let read = |row: sqlx::postgres::PgRow| -> Result<Table, sqlx::Error> {
         Ok(Table {
             oid: row.try_get::<sqlx::postgres::types::Oid, _>(0)?.0,
             schema: row.try_get(1)?,
             name: row.try_get(2)?,
             condition: row.try_get(3)?,
+            root: row.try_get(4)?,
         })
     };
     rows.into_iter()
@@ -104,30 +117,57 @@ pub fn uncounted(tables: &[Table], dumped: &BTreeSet<u32>) -> Vec<TableFacts> {
         .collect()
 }
 
-/// Counts the rows of the tables named in a manifest, in another database: `None` for a table that is not there.
+/// A table, or a whole tree of partitions, and its rows here and in a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// `schema.name`; of a partition, that of its tree's root.
+    pub table: String,
+    /// What the manifest says.
+    pub recorded: u64,
+    /// What is there; `None`: no such table.
+    pub restored: Option<u64>,
+}
+
+/// Counts the rows of the tables named in a manifest, in another database.
+///
+/// Partitions are counted together: hashes of an enum's values depend on their object ids, so that the same rows may lie
+/// in other partitions there (measured; pg_dump loads such tables by their root).
 ///
 /// # Errors
 /// The server refuses.
-pub async fn count_tables(
+pub async fn compare_counts(
     session: &mut Session,
-    wanted: &[TableFacts],
-) -> Result<BTreeMap<(String, String), Option<u64>>, PgError> {
-    let wanted: BTreeSet<_> = wanted
+    recorded: &[TableFacts],
+) -> Result<Vec<Compared>, PgError> {
+    let mut present: BTreeMap<(String, String), Table> = BTreeMap::new();
+    for table in tables(session).await? {
+        present.insert((table.schema.clone(), table.name.clone()), table);
+    }
+    let name_of = |facts: &TableFacts| (facts.schema.clone(), facts.name.clone());
+    let wanted: Vec<Table> = recorded
         .iter()
-        .map(|table| (table.schema.clone(), table.name.clone()))
+        .filter_map(|facts| present.get(&name_of(facts)).cloned())
         .collect();
-    let present: Vec<_> = tables(session)
+    let oids = wanted.iter().map(|table| table.oid).collect();
+    let counted: BTreeMap<(String, String), u64> = count_rows(session, &wanted, &oids)
         .await?
-        .into_iter()
-        .filter(|table| wanted.contains(&(table.schema.clone(), table.name.clone())))
+        .iter()
+        .map(|facts| (name_of(facts), facts.rows.unwrap_or(0)))
         .collect();
-    let oids = present.iter().map(|table| table.oid).collect();
-    let counted = count_rows(session, &present, &oids).await?;
-    let mut counts: BTreeMap<_, _> = wanted.into_iter().map(|name| (name, None)).collect();
-    counts.extend(
-        counted
-            .into_iter()
-            .map(|table| ((table.schema, table.name), table.rows)),
-    );
-    Ok(counts)
+    let mut trees: BTreeMap<String, Compared> = BTreeMap::new();
+    for facts in recorded {
+        let name = name_of(facts);
+        let (table, restored) = match present.get(&name) {
+            Some(table) => (table.root.clone(), counted.get(&name).copied()),
+            None => (format!("{}.{}", facts.schema, facts.name), None),
+        };
+        let tree = trees.entry(table.clone()).or_insert(Compared {
+            table,
+            recorded: 0,
+            restored: Some(0),
+        });
+        tree.recorded += facts.rows.unwrap_or(0);
+        tree.restored = tree.restored.zip(restored).map(|(sum, rows)| sum + rows);
+    }
+    Ok(trees.into_values().collect())
 }

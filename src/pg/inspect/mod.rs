@@ -8,7 +8,7 @@ mod preflight;
 mod session;
 mod target;
 
-pub use counts::{Table, count_rows, count_tables, tables, uncounted};
+pub use counts::{Compared, Table, compare_counts, count_rows, tables, uncounted};
 pub use database::{
     apply_properties, create_database, database_exists, drop_database, rename_database,
 };

@@ -99,8 +99,14 @@ const FACTS: &str = r"
 CREATE FUNCTION pg_temp.digest(relation regclass) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE answer text;
 BEGIN
-  EXECUTE format('SELECT count(*) || '' rows, '' || coalesce(sum((''x'' || substr(md5(t::text), 1, 15))::bit(60)::bigint), 0)
-                  FROM ONLY %s t', relation) INTO answer;
+  EXECUTE format('SELECT count(*) || '' rows, '' || coalesce(sum((''x'' || substr(md5(row_of_the_table::text), 1, 15))::bit(60)::bigint), 0)
+                  FROM ONLY %s row_of_the_table', relation) INTO answer;
+  RETURN answer;
+END $$;
+CREATE FUNCTION pg_temp.position(sequence regclass) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE answer text;
+BEGIN
+  EXECUTE format('SELECT last_value || '' '' || is_called FROM %s', sequence) INTO answer;
   RETURN answer;
 END $$;
 SET extra_float_digits = 3; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET search_path = pg_catalog;
@@ -108,7 +114,7 @@ SELECT 'table ' || c.oid::regclass || e'\x01' || pg_temp.digest(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE (c.relkind = 'r' OR c.relkind = 'm' AND c.relispopulated) AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 UNION ALL
-SELECT 'sequence ' || s.oid::regclass || e'\x01' || (SELECT (pg_sequence_last_value(s.oid))::text IS NOT NULL || ' ' || coalesce(pg_sequence_last_value(s.oid)::text, 'unused'))
+SELECT 'sequence ' || s.oid::regclass || e'\x01' || pg_temp.position(s.oid)
   FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace WHERE s.relkind = 'S' AND n.nspname !~ '^pg_'
 UNION ALL
 SELECT 'large object ' || oid || e'\x01' || md5(lo_get(oid)) || ' ' || pg_get_userbyid(lomowner) || ' ' ||
