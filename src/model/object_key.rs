@@ -90,20 +90,19 @@ impl ObjectKey {
             .filter(|name| !name.is_empty())
     }
 
-    /// The manifest's key that stands beside this dump's key; `None` where this is no dump's key.
+    /// The manifest's key that stands beside this dump's key; `None` where this is no dump's key, or one that is so long
+    /// that no manifest can stand beside it (a foreign object's: [`Layout`] leaves room for both).
     #[must_use]
     pub fn manifest_key(&self) -> Option<Self> {
-        self.0
-            .strip_suffix(DUMP_SUFFIX)
-            .map(|stem| Self(format!("{stem}{MANIFEST_SUFFIX}")))
+        let stem = self.0.strip_suffix(DUMP_SUFFIX)?;
+        Self::parse(&format!("{stem}{MANIFEST_SUFFIX}")).ok()
     }
 
     /// The dump's key that stands beside this manifest's key; `None` where this is no manifest's key.
     #[must_use]
     pub fn dump_key(&self) -> Option<Self> {
-        self.0
-            .strip_suffix(MANIFEST_SUFFIX)
-            .map(|stem| Self(format!("{stem}{DUMP_SUFFIX}")))
+        let stem = self.0.strip_suffix(MANIFEST_SUFFIX)?;
+        Self::parse(&format!("{stem}{DUMP_SUFFIX}")).ok()
     }
 }
 
@@ -147,6 +146,9 @@ impl Layout {
             None => format!("{prefix}/{environment}"),
         };
         let folder = ObjectKey::parse(&folder)?.0;
+        // The longest name that this layout ever makes must fit below the folder.
+        let longest = "0000/00/backup_pre_restore_00000000_000000_00000000";
+        ObjectKey::parse(&format!("{folder}/{longest}{MANIFEST_SUFFIX}"))?;
         Ok(Self { folder })
     }
 
@@ -249,6 +251,15 @@ mod tests {
         }
         assert!(ObjectKey::parse(&"x".repeat(201)).is_err());
         assert!(ObjectKey::parse("x/".repeat(520).trim_end_matches('/')).is_err());
+    }
+
+    #[test]
+    fn a_manifest_key_is_as_long_as_a_key_may_be_at_most() {
+        let longest = "x".repeat(SEGMENT_BYTES_MAX - DUMP_SUFFIX.len());
+        let foreign = ObjectKey::parse(&format!("{longest}{DUMP_SUFFIX}")).unwrap();
+        assert_eq!(foreign.manifest_key(), None);
+        let deep = "x/".repeat(KEY_BYTES_MAX / 2 - 10);
+        assert!(Layout::new(&format!("{deep}x"), "prod", None).is_err());
     }
 
     proptest! {
