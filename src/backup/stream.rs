@@ -1,11 +1,11 @@
-//! The middle of a backup: four things at once, joined by bounded pipes.
+//! The middle of a backup: five things at once, joined by bounded pipes.
 //!
-//! pg_dump is read; its bytes are compressed, sealed and hashed on a thread; the sealed bytes are stored; and the rows
-//! are counted in the dump's own snapshot. The first that fails ends the other three.
+//! pg_dump is read; its bytes are hashed and compressed on one thread, encrypted and hashed again on a second; the
+//! sealed bytes are stored; and the rows are counted in the dump's own snapshot. The first that fails ends the others.
 
 use std::collections::BTreeSet;
 use std::future::pending;
-use std::io::BufWriter;
+use std::io::{BufWriter, ErrorKind, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,15 +19,15 @@ use crate::pg::inspect::{self, Session, Table};
 use crate::pg::{ArchiveLister, Dump, DumpRequest, dumped_by, table_data};
 use crate::pipe;
 use crate::progress::Progress;
-use crate::seal::{Packing, SealError, Sealed, Sealer};
+use crate::seal::{Encrypted, Encrypter, Packed, Packer, Packing, SealError, Sealed};
 use crate::store::Upload;
 
-/// Chunks of the dump (256 KiB each) that may wait for the sealer: enough to bridge its and pg_dump's pauses.
+/// Chunks of the dump (256 KiB each) that may wait for the packer: enough to bridge its and pg_dump's pauses.
 const PLAIN_CHUNKS_WAITING: usize = 16;
-/// Sealed chunks that may wait for the store, each of [`SEALED_CHUNK_BYTES`].
-const SEALED_CHUNKS_WAITING: usize = 8;
-/// The sealer writes a few kilobytes at a time; they are gathered into chunks of this size.
-const SEALED_CHUNK_BYTES: usize = 256 * 1024;
+/// Chunks that may wait for the encrypter, and for the store, each of [`CHUNK_BYTES`].
+const CHUNKS_WAITING: usize = 8;
+/// The library writes a few kilobytes at a time; they are gathered into chunks of this size.
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What streams, and how.
 pub(super) struct Flow<'a> {
@@ -54,19 +54,22 @@ impl Flow<'_> {
         upload: &mut Upload,
     ) -> Result<Streamed, BackupError> {
         let (plain_in, plain_out) = pipe::channel(PLAIN_CHUNKS_WAITING);
-        let (sealed_in, sealed_out) = pipe::channel(SEALED_CHUNKS_WAITING);
+        let (packed_in, packed_out) = pipe::channel(CHUNKS_WAITING);
+        let (sealed_in, sealed_out) = pipe::channel(CHUNKS_WAITING);
         let (listed, list) = oneshot::channel();
         let (passphrase, packing) = (self.passphrase.clone(), self.packing);
-        let sealer =
-            tokio::task::spawn_blocking(move || seal(plain_out, sealed_in, &passphrase, packing));
-        let ((archive_list, warnings), sealed, (), tables) = tokio::try_join!(
+        let packer = tokio::task::spawn_blocking(move || pack(plain_out, packed_in, packing));
+        let encrypter =
+            tokio::task::spawn_blocking(move || encrypt(packed_out, sealed_in, &passphrase));
+        let ((archive_list, warnings), packed, encrypted, (), tables) = tokio::try_join!(
             self.dumping(plain_in, listed),
-            sealing(sealer),
+            computing(packer),
+            computing(encrypter),
             storing(sealed_out, upload),
             self.counting(session, tables, list),
         )?;
         Ok(Streamed {
-            sealed,
+            sealed: Sealed::of(packed, encrypted),
             archive_list,
             tables,
             warnings,
@@ -85,7 +88,7 @@ impl Flow<'_> {
             self.progress.add_bytes(chunk.len() as u64);
             listing = listing.offer(&chunk, self.progress).await?;
             if plain.send(chunk).await.is_err() {
-                // The sealer is gone, and says why itself.
+                // The packer is gone; whoever failed says why.
                 pending::<()>().await;
             }
         }
@@ -176,35 +179,75 @@ impl Listing {
     }
 }
 
-/// On its thread: everything that computes.
-fn seal(
+/// On its thread: hashes the dump and compresses it.
+fn pack(
     mut plain: pipe::Receiver,
-    sealed: pipe::Sender,
-    passphrase: &Passphrase,
+    packed: pipe::Sender,
     packing: Packing,
-) -> Result<Sealed, SealError> {
-    let passing = |operation| move |source| SealError::Io { operation, source };
-    let sink = BufWriter::with_capacity(SEALED_CHUNK_BYTES, sealed);
-    let mut sealer = Sealer::new(sink, passphrase, packing)?;
-    while let Some(chunk) = plain
-        .receive_blocking()
-        .map_err(passing("receive the dump"))?
-    {
-        sealer.write(&chunk)?;
+) -> Result<Packed, Stopped> {
+    let mut packer = Packer::new(BufWriter::with_capacity(CHUNK_BYTES, packed), packing)?;
+    while let Some(chunk) = plain.receive_blocking().map_err(|_| Stopped::ByNeighbour)? {
+        packer.write(&chunk)?;
     }
-    let (receipt, sink) = sealer.finish()?;
-    let sealed = sink
-        .into_inner()
-        .map_err(|error| passing("pass the sealed dump on")(error.into_error()))?;
-    sealed
-        .end_blocking()
-        .map_err(passing("pass the sealed dump on"))?;
+    let (receipt, sink) = packer.finish()?;
+    end(sink)?;
     Ok(receipt)
 }
 
-async fn sealing(sealer: JoinHandle<Result<Sealed, SealError>>) -> Result<Sealed, BackupError> {
-    match sealer.await {
-        Ok(receipt) => receipt.map_err(BackupError::Seal),
+/// On its thread: encrypts what was packed, and hashes what comes out.
+fn encrypt(
+    mut packed: pipe::Receiver,
+    sealed: pipe::Sender,
+    passphrase: &Passphrase,
+) -> Result<Encrypted, Stopped> {
+    let mut encrypter = Encrypter::new(BufWriter::with_capacity(CHUNK_BYTES, sealed), passphrase)?;
+    while let Some(chunk) = packed.receive_blocking().map_err(|_| Stopped::ByNeighbour)? {
+        encrypter.write_all(&chunk).map_err(passing)?;
+    }
+    let (receipt, sink) = encrypter.finish()?;
+    end(sink)?;
+    Ok(receipt)
+}
+
+/// Passes on what was still gathered, and then the end.
+fn end(sink: BufWriter<pipe::Sender>) -> Result<(), SealError> {
+    let pipe = sink
+        .into_inner()
+        .map_err(|error| passing(error.into_error()))?;
+    pipe.end_blocking().map_err(passing)
+}
+
+fn passing(source: std::io::Error) -> SealError {
+    SealError::Io {
+        operation: "pass the sealed dump on",
+        source,
+    }
+}
+
+/// Why one of the threads ended early.
+enum Stopped {
+    /// What stands before or behind it in the flow went away without an end, and says why itself.
+    ByNeighbour,
+    /// It failed.
+    Failed(SealError),
+}
+
+impl From<SealError> for Stopped {
+    fn from(error: SealError) -> Self {
+        match &error {
+            SealError::Io { source, .. } if source.kind() == ErrorKind::BrokenPipe => {
+                Self::ByNeighbour
+            }
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+async fn computing<T>(thread: JoinHandle<Result<T, Stopped>>) -> Result<T, BackupError> {
+    match thread.await {
+        Ok(Ok(receipt)) => Ok(receipt),
+        Ok(Err(Stopped::ByNeighbour)) => pending().await,
+        Ok(Err(Stopped::Failed(error))) => Err(BackupError::Seal(error)),
         Err(_panic) => Err(BackupError::Panicked),
     }
 }
@@ -214,7 +257,7 @@ async fn storing(mut sealed: pipe::Receiver, upload: &mut Upload) -> Result<(), 
         match sealed.receive().await {
             Ok(Some(chunk)) => upload.write(chunk).await.map_err(BackupError::Store)?,
             Ok(None) => return Ok(()),
-            // The sealer is gone, and says why itself.
+            // The encrypter is gone; whoever failed says why.
             Err(_) => return pending().await,
         }
     }

@@ -9,7 +9,7 @@ mod framing;
 mod openpgp;
 
 pub use digest::Digester;
-pub use openpgp::{Opener, Sealer};
+pub use openpgp::{Encrypter, Opener, Packer, Sealer};
 
 use crate::model::digest::Sha256;
 
@@ -29,6 +29,37 @@ pub struct Sealed {
     pub plain_bytes: u64,
     /// Their digest.
     pub plain_sha256: Sha256,
+    /// Bytes that came out.
+    pub sealed_bytes: u64,
+    /// Their digest.
+    pub sealed_sha256: Sha256,
+}
+
+impl Sealed {
+    /// The receipt of a seal whose two halves were made apart.
+    #[must_use]
+    pub const fn of(packed: Packed, encrypted: Encrypted) -> Self {
+        Self {
+            plain_bytes: packed.plain_bytes,
+            plain_sha256: packed.plain_sha256,
+            sealed_bytes: encrypted.sealed_bytes,
+            sealed_sha256: encrypted.sealed_sha256,
+        }
+    }
+}
+
+/// What a finished packer took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes that went in.
+    pub plain_bytes: u64,
+    /// Their digest.
+    pub plain_sha256: Sha256,
+}
+
+/// What a finished encrypter gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encrypted {
     /// Bytes that came out.
     pub sealed_bytes: u64,
     /// Their digest.

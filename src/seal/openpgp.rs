@@ -23,7 +23,7 @@ use openpgp::types::{CompressionAlgorithm, CompressionLevel, DataFormat, Symmetr
 
 use super::digest::Digester;
 use super::framing::Framed;
-use super::{Opened, OutputLimit, Packing, SealError, Sealed};
+use super::{Encrypted, Opened, OutputLimit, Packed, Packing, SealError, Sealed};
 use crate::model::passphrase::Passphrase;
 
 /// How much plain text the library holds back while it looks for the end. Trust does not hang on it: nothing is
@@ -32,51 +32,56 @@ const HELD_BACK_BYTES: usize = 256 * 1024;
 
 static POLICY: StandardPolicy = StandardPolicy::new();
 
-/// Seals what is written to it into a sink.
+/// Seals what is written to it into a sink: a [`Packer`] on an [`Encrypter`], for what one thread does alone.
 #[must_use = "an unfinished seal cannot be opened"]
-pub struct Sealer<W: Write + Send + 'static> {
-    message: Message<'static>,
-    plain: Digester,
-    sink: Arc<Mutex<Sink<W>>>,
-}
+pub struct Sealer<W: Write + Send + Sync + 'static>(Packer<Encrypter<W>>);
 
-struct Sink<W> {
-    writer: W,
-    sealed: Digester,
-}
-
-/// The library takes its sink and never gives it back, so both sides hold it.
-struct SharedSink<W>(Arc<Mutex<Sink<W>>>);
-
-impl<W: Write> Write for SharedSink<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let mut sink = lock(&self.0);
-        let written = sink.writer.write(bytes)?;
-        sink.sealed.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        lock(&self.0).writer.flush()
-    }
-}
-
-impl<W: Write + Send + 'static> Sealer<W> {
+impl<W: Write + Send + Sync + 'static> Sealer<W> {
     /// Starts a message in `sink`, with a fresh random session key and salt.
     ///
     /// # Errors
     /// The sink fails, or the system has no randomness.
     pub fn new(sink: W, passphrase: &Passphrase, packing: Packing) -> Result<Self, SealError> {
-        let sink = Arc::new(Mutex::new(Sink {
-            writer: sink,
-            sealed: Digester::default(),
-        }));
-        let password = Password::from(passphrase.expose());
-        let message = Message::new(SharedSink(Arc::clone(&sink)));
-        let message = Encryptor::with_passwords(message, Some(password))
-            .symmetric_algo(SymmetricAlgorithm::AES256)
-            .build()
-            .map_err(write_error)?;
+        let encrypter = Encrypter::new(sink, passphrase)?;
+        Packer::new(encrypter, packing).map(Self)
+    }
+
+    /// Seals the next bytes.
+    ///
+    /// # Errors
+    /// The sink fails.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SealError> {
+        self.0.write(bytes)
+    }
+
+    /// Ends the message: its authentication code is written and everything is flushed.
+    ///
+    /// # Errors
+    /// The sink fails.
+    pub fn finish(self) -> Result<(Sealed, W), SealError> {
+        let (packed, encrypter) = self.0.finish()?;
+        let (encrypted, sink) = encrypter.finish()?;
+        Ok((Sealed::of(packed, encrypted), sink))
+    }
+}
+
+/// Packs what is written to it: a literal packet, compressed or not, which an [`Encrypter`] takes. It is half of the
+/// computing of a backup, so that it can have a thread of its own.
+#[must_use = "an unfinished packet cannot be read"]
+pub struct Packer<W: Write + Send + Sync + 'static> {
+    message: Message<'static>,
+    plain: Digester,
+    sink: Arc<Mutex<W>>,
+}
+
+impl<W: Write + Send + Sync + 'static> Packer<W> {
+    /// Starts a packet in `sink`.
+    ///
+    /// # Errors
+    /// The sink fails.
+    pub fn new(sink: W, packing: Packing) -> Result<Self, SealError> {
+        let sink = Arc::new(Mutex::new(sink));
+        let message = Message::new(Shared(Arc::clone(&sink)));
         let message = match packing {
             Packing::Stored => message,
             Packing::Zlib(level) => Compressor::new(message)
@@ -96,45 +101,122 @@ impl<W: Write + Send + 'static> Sealer<W> {
         })
     }
 
-    /// Seals the next bytes.
+    /// Packs the next bytes.
     ///
     /// # Errors
     /// The sink fails.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SealError> {
         self.plain.update(bytes);
-        self.message
-            .write_all(bytes)
-            .map_err(|source| SealError::Io {
-                operation: "write the sealed message",
-                source,
-            })
+        self.message.write_all(bytes).map_err(sink_error)
+    }
+
+    /// Ends the packet.
+    ///
+    /// # Errors
+    /// The sink fails.
+    pub fn finish(self) -> Result<(Packed, W), SealError> {
+        self.message.finalize().map_err(write_error)?;
+        let (plain_bytes, plain_sha256) = self.plain.finish();
+        let packed = Packed {
+            plain_bytes,
+            plain_sha256,
+        };
+        Ok((packed, taken_back(self.sink)))
+    }
+}
+
+/// Encrypts the packets that are written to it into a message in a sink.
+#[must_use = "an unfinished message cannot be opened"]
+pub struct Encrypter<W: Write + Send + Sync + 'static> {
+    message: Message<'static>,
+    sink: Arc<Mutex<Counted<W>>>,
+}
+
+/// A sink whose bytes are counted and hashed.
+struct Counted<W> {
+    writer: W,
+    digester: Digester,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        self.digester.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl<W: Write + Send + Sync + 'static> Encrypter<W> {
+    /// Starts a message in `sink`, with a fresh random session key and salt.
+    ///
+    /// # Errors
+    /// The sink fails, or the system has no randomness.
+    pub fn new(sink: W, passphrase: &Passphrase) -> Result<Self, SealError> {
+        let sink = Arc::new(Mutex::new(Counted {
+            writer: sink,
+            digester: Digester::default(),
+        }));
+        let password = Password::from(passphrase.expose());
+        let message = Message::new(Shared(Arc::clone(&sink)));
+        let message = Encryptor::with_passwords(message, Some(password))
+            .symmetric_algo(SymmetricAlgorithm::AES256)
+            .build()
+            .map_err(write_error)?;
+        Ok(Self { message, sink })
     }
 
     /// Ends the message: its authentication code is written and everything is flushed.
     ///
     /// # Errors
     /// The sink fails.
-    pub fn finish(self) -> Result<(Sealed, W), SealError> {
+    pub fn finish(self) -> Result<(Encrypted, W), SealError> {
         self.message.finalize().map_err(write_error)?;
-        let sink =
-            Arc::into_inner(self.sink).expect("the message, the only other holder, was consumed");
-        let mut sink = sink.into_inner().unwrap_or_else(PoisonError::into_inner);
-        sink.writer.flush().map_err(|source| SealError::Io {
+        let mut sink = taken_back(self.sink);
+        sink.flush().map_err(|source| SealError::Io {
             operation: "flush the sealed message",
             source,
         })?;
-        let (plain_bytes, plain_sha256) = self.plain.finish();
-        let (sealed_bytes, sealed_sha256) = sink.sealed.finish();
-        Ok((
-            Sealed {
-                plain_bytes,
-                plain_sha256,
-                sealed_bytes,
-                sealed_sha256,
-            },
-            sink.writer,
-        ))
+        let (sealed_bytes, sealed_sha256) = sink.digester.finish();
+        let encrypted = Encrypted {
+            sealed_bytes,
+            sealed_sha256,
+        };
+        Ok((encrypted, sink.writer))
     }
+}
+
+impl<W: Write + Send + Sync + 'static> Write for Encrypter<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.message.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.message.flush()
+    }
+}
+
+/// The library takes its sink and never gives it back, so both sides hold it.
+struct Shared<W>(Arc<Mutex<W>>);
+
+impl<W: Write> Write for Shared<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        lock(&self.0).flush()
+    }
+}
+
+fn taken_back<W>(sink: Arc<Mutex<W>>) -> W {
+    Arc::into_inner(sink)
+        .expect("the message, the only other holder, was consumed")
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Opens a sealed message. What it hands out is unauthenticated until [`Opener::finish`] returned.
@@ -360,12 +442,16 @@ fn refusal(error: &openpgp::anyhow::Error) -> SealError {
         })
 }
 
+fn sink_error(source: std::io::Error) -> SealError {
+    SealError::Io {
+        operation: "write the sealed message",
+        source,
+    }
+}
+
 fn write_error(error: openpgp::anyhow::Error) -> SealError {
     match error.downcast::<std::io::Error>() {
-        Ok(source) => SealError::Io {
-            operation: "write the sealed message",
-            source,
-        },
+        Ok(source) => sink_error(source),
         Err(error) => SealError::Write(error.into()),
     }
 }
