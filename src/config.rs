@@ -20,7 +20,7 @@ use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
 use crate::model::pgpass;
 use crate::pg::{Clients, Search};
 use crate::store::{PlainHttp, RetryPolicy, S3Settings, Store, StoreError, StoreSettings};
-use crate::vault::Vault;
+use crate::vault::{ListCache, Vault};
 
 /// Where backups go when nothing is said.
 const STORE_DEFAULT: &str = "file:./pgseal-backups";
@@ -460,6 +460,18 @@ pub fn names_database() -> bool {
     ["DATABASE_URL", "DATABASE_URL_FILE"]
         .iter()
         .any(|name| environment(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// Where listings remember manifests: in the user's folder for such things (XDG Base Directory Specification). A user
+/// without one, as many services are, has no such memory.
+#[must_use]
+pub fn list_cache() -> ListCache {
+    let named = |name| environment(name).filter(|value| !value.is_empty());
+    let folder = match named("XDG_CACHE_HOME") {
+        Some(folder) => Some(PathBuf::from(folder)),
+        None => named("HOME").map(|home| Path::new(&home).join(".cache")),
+    };
+    ListCache::new(folder.map(|folder| folder.join("pgseal")))
 }
 
 /// Whether output should be without colours (<https://no-color.org>).

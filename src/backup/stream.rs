@@ -201,7 +201,10 @@ fn encrypt(
     passphrase: &Passphrase,
 ) -> Result<Encrypted, Stopped> {
     let mut encrypter = Encrypter::new(BufWriter::with_capacity(CHUNK_BYTES, sealed), passphrase)?;
-    while let Some(chunk) = packed.receive_blocking().map_err(|_| Stopped::ByNeighbour)? {
+    while let Some(chunk) = packed
+        .receive_blocking()
+        .map_err(|_| Stopped::ByNeighbour)?
+    {
         encrypter.write_all(&chunk).map_err(passing)?;
     }
     let (receipt, sink) = encrypter.finish()?;

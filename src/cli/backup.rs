@@ -54,7 +54,7 @@ impl BackupArgs {
         let progress = Arc::new(Progress::default());
         let made = backup::run(&stages, &request, &progress, &context.cancel);
         let manifest = context.progress.show(&progress, made).await?;
-        let record = Record::of_manifest(&manifest);
+        let record = Record::of_summary(&manifest.summary());
         context.output.print(&record, || {
             let place = stages.vault.store.describe();
             format!(

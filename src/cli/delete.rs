@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::output::Record;
 use super::{BackupSelection, Context};
+use crate::vault::Listed;
 
 /// Delete a backup: every version of its objects
 ///
@@ -28,7 +29,7 @@ impl DeleteArgs {
         let entry = self.selection.find(&vault).await?;
         let versions_deleted = vault.delete(&entry).await?;
         let deleted = Deleted {
-            record: Record::of(&entry),
+            record: Record::of(&Listed::from(&entry)),
             versions_deleted,
         };
         context.output.print(&deleted, || {

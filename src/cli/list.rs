@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::Context;
 use super::output::{Record, table};
+use crate::config;
 
 const AFTER_HELP: &str = "\
 States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched \
@@ -18,8 +19,8 @@ pub(super) struct ListArgs {}
 impl ListArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
-        let entries = vault.list().await?;
-        let records: Vec<Record> = entries.iter().map(Record::of).collect();
+        let listed = vault.list_briefly(&config::list_cache()).await?;
+        let records: Vec<Record> = listed.iter().map(Record::of).collect();
         context.output.print(&records, || {
             if records.is_empty() {
                 return format!(

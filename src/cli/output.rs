@@ -9,8 +9,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::exit::OutputClosed;
-use crate::model::manifest::Manifest;
-use crate::vault::Entry;
+use crate::model::summary::Summary;
+use crate::vault::Listed;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,51 +67,43 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn of(entry: &Entry) -> Self {
-        let record = match entry {
-            Entry::Complete(manifest) | Entry::Lost(manifest) => Self::of_manifest(manifest),
-            Entry::Unreadable {
-                key,
-                reason,
-                modified,
-            } => Self {
-                reason: Some(reason.clone()),
-                finished_at: Some(*modified),
-                ..Self::bare(key.as_str())
-            },
-            Entry::Foreign(bare) | Entry::Unfinished(bare) => Self {
-                finished_at: Some(bare.modified),
-                sealed_bytes: Some(bare.bytes),
-                ..Self::bare(bare.key.as_str())
+    pub(super) fn of(listed: &Listed) -> Self {
+        let record = match &listed.summary {
+            Some(summary) => Self::of_summary(summary),
+            None => Self {
+                finished_at: listed.stored_at,
+                sealed_bytes: listed.bytes,
+                ..Self::bare(&listed.key)
             },
         };
         Self {
-            state: entry.state(),
+            state: listed.state,
+            reason: listed.reason.clone(),
             ..record
         }
     }
 
-    pub(super) fn of_manifest(manifest: &Manifest) -> Self {
+    pub(super) fn of_summary(summary: &Summary) -> Self {
         Self {
-            uid: Some(manifest.uid.to_string()),
-            kind: Some(manifest.kind.as_str()),
-            target: Some(manifest.target.clone()),
-            database: Some(manifest.database.name.clone()),
-            started_at: Some(manifest.started_at),
-            finished_at: Some(manifest.finished_at),
-            plain_bytes: Some(manifest.plain_bytes),
-            plain_sha256: Some(manifest.plain_sha256.to_string()),
-            sealed_bytes: Some(manifest.sealed_bytes),
-            sealed_sha256: Some(manifest.sealed_sha256.to_string()),
-            compression: Some(manifest.compression.clone()),
-            table_count: Some(manifest.tables.len()),
-            row_count: manifest.row_count(),
-            large_objects: Some(manifest.large_objects),
-            server_version: Some(manifest.versions.server.clone()),
-            pg_dump_version: Some(manifest.versions.pg_dump.clone()),
-            labels: manifest.labels.clone(),
-            warnings: manifest.warnings.clone(),
-            ..Self::bare(&manifest.object_key)
+            uid: Some(summary.uid.to_string()),
+            kind: Some(summary.kind.as_str()),
+            target: Some(summary.target.clone()),
+            database: Some(summary.database.clone()),
+            started_at: Some(summary.started_at),
+            finished_at: Some(summary.finished_at),
+            plain_bytes: Some(summary.plain_bytes),
+            plain_sha256: Some(summary.plain_sha256.to_string()),
+            sealed_bytes: Some(summary.sealed_bytes),
+            sealed_sha256: Some(summary.sealed_sha256.to_string()),
+            compression: Some(summary.compression.clone()),
+            table_count: Some(summary.table_count),
+            row_count: summary.row_count,
+            large_objects: Some(summary.large_objects),
+            server_version: Some(summary.server_version.clone()),
+            pg_dump_version: Some(summary.pg_dump_version.clone()),
+            labels: summary.labels.clone(),
+            warnings: summary.warnings.clone(),
+            ..Self::bare(&summary.object_key)
         }
     }
 

@@ -9,7 +9,7 @@ use super::output::{Record, count, table};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::model::manifest::TableFacts;
 use crate::progress::Progress;
-use crate::vault::{Entry, Vault};
+use crate::vault::{Entry, Listed, Vault};
 
 /// Show what a backup holds
 #[derive(Args, Debug)]
@@ -37,7 +37,7 @@ impl ShowArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
         let entry = self.selection.find(&vault).await?;
-        let record = Record::of(&entry);
+        let record = Record::of(&Listed::from(&entry));
         let tables = match &entry {
             Entry::Complete(manifest) | Entry::Lost(manifest) => manifest.tables.clone(),
             _ => Vec::new(),

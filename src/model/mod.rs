@@ -9,3 +9,4 @@ pub mod manifest;
 pub mod object_key;
 pub mod passphrase;
 pub mod pgpass;
+pub mod summary;

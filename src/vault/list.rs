@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
+use super::cache::{Known, ListCache};
+use super::listed::{Disagreement, Listed, disagreement};
 use super::{Bare, Entry, Vault, VaultError};
 use crate::model::object_key::{DUMP_SUFFIX, MANIFEST_SUFFIX, ObjectKey};
 use crate::store::ListedObject;
@@ -35,6 +37,47 @@ impl Vault {
         Ok(entries)
     }
 
+    /// As [`Vault::list`], for people and scripts who look: manifests that are remembered as they still are, are not
+    /// read again.
+    ///
+    /// # Errors
+    /// As [`Vault::list`].
+    pub async fn list_briefly(&self, cache: &ListCache) -> Result<Vec<Listed>, VaultError> {
+        let (pairs, known) = tokio::join!(self.pairs(), cache.read(self));
+        let known = known.manifests;
+        let mut lines: Vec<(Listed, Option<String>)> = futures_util::stream::iter(pairs?)
+            .map(|(key, pair)| self.line(key, pair, &known))
+            .buffer_unordered(MANIFESTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        lines.sort_by(|(one, _), (other, _)| {
+            (other.made_at(), &other.key).cmp(&(one.made_at(), &one.key))
+        });
+        let now_known: BTreeMap<String, Known> = lines.iter().filter_map(remembered).collect();
+        if now_known != known {
+            cache.write(self, now_known).await;
+        }
+        Ok(lines.into_iter().map(|(listed, _)| listed).collect())
+    }
+
+    /// One line, and what tells the manifest that it comes from from another one.
+    async fn line(
+        &self,
+        key: ObjectKey,
+        pair: Pair,
+        known: &BTreeMap<String, Known>,
+    ) -> Result<(Listed, Option<String>), VaultError> {
+        let content = pair.manifest.as_ref().map(content);
+        let remembered = known
+            .get(key.as_str())
+            .filter(|known| Some(&known.content) == content.as_ref());
+        let listed = match remembered {
+            Some(known) => Listed::of_summary(&key, known.summary.clone(), pair.dump.as_ref()),
+            None => Listed::from(&self.entry(key, pair).await?),
+        };
+        Ok((listed, content))
+    }
+
     /// The dumps and manifests in this target's folder, by the dump's key.
     pub(super) async fn pairs(&self) -> Result<BTreeMap<ObjectKey, Pair>, VaultError> {
         let mut pairs: BTreeMap<ObjectKey, Pair> = BTreeMap::new();
@@ -60,22 +103,18 @@ impl Vault {
                 }),
             };
         };
-        match (self.read_manifest(&key).await, dump) {
-            (Ok(manifest), None) => Ok(Entry::Lost(Box::new(manifest))),
-            (Ok(manifest), Some(dump)) if dump.bytes != manifest.sealed_bytes => {
-                let reason = format!(
-                    "the dump has {} bytes, its manifest says {}",
-                    dump.bytes, manifest.sealed_bytes
-                );
-                Ok(Entry::Unreadable {
+        match self.read_manifest(&key).await {
+            Ok(manifest) => Ok(match disagreement(manifest.sealed_bytes, dump.as_ref()) {
+                Ok(()) => Entry::Complete(Box::new(manifest)),
+                Err(Disagreement::Gone) => Entry::Lost(Box::new(manifest)),
+                Err(Disagreement::Size { reason, modified }) => Entry::Unreadable {
                     key,
                     reason,
-                    modified: dump.modified,
-                })
-            }
-            (Ok(manifest), Some(_)) => Ok(Entry::Complete(Box::new(manifest))),
-            (Err(VaultError::Store(error)), _) => Err(error.into()),
-            (Err(error), _) => {
+                    modified,
+                },
+            }),
+            Err(VaultError::Store(error)) => Err(error.into()),
+            Err(error) => {
                 let reason = std::error::Error::source(&error)
                     .map_or_else(|| error.to_string(), ToString::to_string);
                 // A hint is for the one who opens this backup, not for a line of a table.
@@ -108,6 +147,21 @@ impl Vault {
             Entry::Foreign(bare)
         })
     }
+}
+
+/// What changes when an object's content does: its ETag; in the listings of a server that leaves it out, size and time.
+fn content(object: &ListedObject) -> String {
+    let otherwise = || format!("{} {}", object.bytes, object.modified.unix_timestamp());
+    object.etag.clone().unwrap_or_else(otherwise)
+}
+
+/// What is worth remembering of a line: a manifest that was read, with what tells whether it is still the same.
+fn remembered((listed, content): &(Listed, Option<String>)) -> Option<(String, Known)> {
+    let known = Known {
+        content: content.clone()?,
+        summary: listed.summary.clone()?,
+    };
+    Some((listed.key.clone(), known))
 }
 
 /// The key of a manifest is never a dump's.

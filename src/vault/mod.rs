@@ -3,19 +3,23 @@
 //!
 //! The bucket is the truth: everything here works on the store alone, without a catalog.
 
+mod cache;
 mod check;
 mod error;
 mod find;
 mod list;
+mod listed;
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+pub use cache::ListCache;
 pub use check::{Fetched, Limits};
 pub use error::VaultError;
 pub use find::Selector;
+pub use listed::Listed;
 
 use crate::model::ids::Uid;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};

@@ -17,6 +17,15 @@ pub fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// How much of something is tried: little in `./dev test`, much in `./dev soak`.
+pub fn scale(quick: usize, soak: usize) -> usize {
+    if std::env::var_os("PGSEAL_SOAK").is_some() {
+        soak
+    } else {
+        quick
+    }
+}
+
 /// A short folder of its own: Unix sockets have paths of at most 107 bytes.
 pub fn folder() -> tempfile::TempDir {
     tempfile::Builder::new()
