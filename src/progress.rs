@@ -1,7 +1,8 @@
 //! How far a backup or restore is: counters that the work raises and somebody else reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Counters of one backup or restore, shared between the work and whoever shows them.
 #[derive(Debug, Default)]
@@ -16,6 +17,17 @@ pub struct Progress {
 struct Words {
     stage: String,
     table: String,
+    since: Option<Instant>,
+    past: Vec<StageTime>,
+}
+
+/// How long a stage took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageTime {
+    /// Its name, as [`Progress::start_stage`] got it.
+    pub stage: String,
+    /// From its start to that of the next one, or until now.
+    pub took: Duration,
 }
 
 /// One reading of [`Progress`].
@@ -40,9 +52,19 @@ impl Progress {
         for counter in [&self.plain_bytes, &self.tables_done, &self.tables_total] {
             counter.store(0, Ordering::Relaxed);
         }
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = self.words();
+        let past = words.current();
+        words.past.extend(past);
         stage.clone_into(&mut words.stage);
         words.table.clear();
+        words.since = Some(Instant::now());
+    }
+
+    /// How long each stage took so far, in order. One that was started twice stands there twice.
+    pub fn stages(&self) -> Vec<StageTime> {
+        let words = self.words();
+        let current = words.current();
+        words.past.iter().cloned().chain(current).collect()
     }
 
     /// Counts bytes of the stage.
@@ -57,7 +79,7 @@ impl Progress {
 
     /// Says that the next table's data has begun.
     pub fn start_table(&self, table: &str) {
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = self.words();
         if !words.table.is_empty() {
             self.tables_done.fetch_add(1, Ordering::Relaxed);
         }
@@ -66,11 +88,7 @@ impl Progress {
 
     /// Where things stand.
     pub fn read(&self) -> Reading {
-        let words = self
-            .words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let words = self.words().clone();
         Reading {
             stage: words.stage,
             bytes: self.plain_bytes.load(Ordering::Relaxed),
@@ -78,6 +96,21 @@ impl Progress {
             tables_total: self.tables_total.load(Ordering::Relaxed),
             table: words.table,
         }
+    }
+}
+
+impl Progress {
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Words {
+    fn current(&self) -> Option<StageTime> {
+        Some(StageTime {
+            stage: self.stage.clone(),
+            took: self.since?.elapsed(),
+        })
     }
 }
 
@@ -104,5 +137,11 @@ mod tests {
         );
         progress.start_stage("manifest");
         assert_eq!(progress.read().bytes, 0);
+        let stages: Vec<_> = progress
+            .stages()
+            .into_iter()
+            .map(|time| time.stage)
+            .collect();
+        assert_eq!(stages, ["dump", "manifest"]);
     }
 }

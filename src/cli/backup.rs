@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::Context;
 use super::exit::UsageError;
-use super::output::Record;
+use super::output::{Record, took};
 use crate::backup::{self, BackupRequest};
 use crate::config;
 use crate::model::kind::BackupKind;
@@ -57,11 +57,10 @@ impl BackupArgs {
         let record = Record::of_summary(&manifest.summary());
         context.output.print(&record, || {
             let place = stages.vault.store.describe();
-            format!(
-                "Backup {} is complete in {place}\n{}",
-                record.name,
-                record.facts()
-            )
+            let mut facts = record.facts();
+            facts.add("took", Some(took(&progress)));
+            let (name, facts) = (&record.name, facts.text());
+            format!("Backup {name} is complete in {place}\n{facts}")
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
@@ -10,6 +11,7 @@ use time::macros::format_description;
 
 use super::exit::OutputClosed;
 use crate::model::summary::Summary;
+use crate::progress::{Progress, StageTime};
 use crate::vault::Listed;
 
 /// How results are printed.
@@ -136,8 +138,8 @@ impl Record {
         }
     }
 
-    /// The facts as lines of `name  value`.
-    pub(super) fn facts(&self) -> String {
+    /// The facts, for text.
+    pub(super) fn facts(&self) -> Facts {
         let mut facts = Facts::default();
         facts.add("state", Some(self.state));
         facts.add("reason", self.reason.as_deref());
@@ -174,7 +176,7 @@ impl Record {
         for warning in &self.warnings {
             facts.add("warning", Some(warning));
         }
-        facts.text()
+        facts
     }
 
     fn stored(&self, sealed: u64) -> String {
@@ -276,6 +278,39 @@ pub(super) fn count(count: u64) -> String {
 pub(super) fn counted(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {what}{plural}", count(number))
+}
+
+/// How long a stage took, as JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct StageSeconds {
+    stage: String,
+    seconds: f64,
+}
+
+/// The stages so far. One that came more than once, as in a restore that makes a safety backup, stands there as often.
+pub(super) fn stage_seconds(progress: &Progress) -> Vec<StageSeconds> {
+    let stages = progress.stages().into_iter();
+    stages
+        .map(|StageTime { stage, took }| StageSeconds {
+            stage,
+            seconds: took.as_secs_f64(),
+        })
+        .collect()
+}
+
+/// The stages that took long enough to be worth a word, as text.
+pub(super) fn took(progress: &Progress) -> String {
+    const WORTH_A_WORD: Duration = Duration::from_millis(100);
+    let stages = progress.stages();
+    let all: Duration = stages.iter().map(|time| time.took).sum();
+    let long = stages.iter().filter(|time| time.took >= WORTH_A_WORD);
+    let words: Vec<String> = long
+        .map(|time| format!("{} {:.1} s", time.stage, time.took.as_secs_f64()))
+        .collect();
+    if words.is_empty() {
+        return format!("{:.1} s", all.as_secs_f64());
+    }
+    format!("{:.1} s: {}", all.as_secs_f64(), words.join(", "))
 }
 
 /// A moment in UTC, to the second.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::output::{Facts, bytes, counted};
+use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::config;
 use crate::progress::Progress;
@@ -55,6 +55,7 @@ struct Report<'a> {
     tables_compared: Option<usize>,
     rows_compared: Option<u64>,
     safety_backup: Option<&'a str>,
+    stages: Vec<StageSeconds>,
     warnings: &'a [String],
 }
 
@@ -86,10 +87,12 @@ impl RestoreArgs {
         let restored = context.progress.show(&progress, restoring).await?;
         context
             .output
-            .print(&self.report(&restored), || text(&restored))
+            .print(&self.report(&restored, &progress), || {
+                text(&restored, &progress)
+            })
     }
 
-    fn report<'a>(&self, restored: &'a Restored) -> Report<'a> {
+    fn report<'a>(&self, restored: &'a Restored, progress: &Progress) -> Report<'a> {
         Report {
             backup: &restored.backup,
             database: &restored.database,
@@ -101,12 +104,13 @@ impl RestoreArgs {
             tables_compared: restored.compared.map(|(tables, _)| tables),
             rows_compared: restored.compared.map(|(_, rows)| rows),
             safety_backup: restored.safety_backup.as_deref(),
+            stages: stage_seconds(progress),
             warnings: &restored.warnings,
         }
     }
 }
 
-fn text(restored: &Restored) -> String {
+fn text(restored: &Restored, progress: &Progress) -> String {
     let mut facts = Facts::default();
     facts.add("loaded", Some(bytes(restored.plain_bytes)));
     let compared = restored.compared.map_or_else(
@@ -121,6 +125,7 @@ fn text(restored: &Restored) -> String {
     );
     facts.add("compared", Some(compared));
     facts.add("safety backup", restored.safety_backup.as_deref());
+    facts.add("took", Some(took(progress)));
     for warning in &restored.warnings {
         facts.add("warning", Some(warning));
     }

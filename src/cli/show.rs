@@ -80,7 +80,11 @@ impl ShowArgs {
 }
 
 fn text(shown: &Shown) -> String {
-    let mut parts = vec![format!("{}\n{}", shown.record.name, shown.record.facts())];
+    let mut parts = vec![format!(
+        "{}\n{}",
+        shown.record.name,
+        shown.record.facts().text()
+    )];
     if !shown.tables.is_empty() {
         let rows = shown.tables.iter().map(|facts| {
             let rows = facts.rows.map_or_else(|| "-".to_owned(), count);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use super::output::bytes;
+use super::output::{StageSeconds, bytes, stage_seconds};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::progress::Progress;
 
@@ -30,6 +30,7 @@ struct Verified {
     plain_sha256: String,
     sealed_bytes: u64,
     read_by: String,
+    stages: Vec<StageSeconds>,
 }
 
 impl VerifyArgs {
@@ -53,6 +54,7 @@ impl VerifyArgs {
                 plain_sha256: opened.plain_sha256.to_string(),
                 sealed_bytes: fetched.sealed_bytes(),
                 read_by: reader.version.clone(),
+                stages: stage_seconds(&progress),
             })
         };
         let verified = context.progress.show(&progress, verifying).await?;
