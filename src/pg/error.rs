@@ -126,6 +126,17 @@ pub enum PgError {
         /// The client's major.
         newer: u32,
     },
+    /// No client program that was built with the archive's compression.
+    #[error(
+        "the archive is compressed with {codec}, which none of the fitting pg_restore here was built with (PostgreSQL {found})\n\
+         hint: install a postgresql-client with {codec}, or name the folder that holds it in BACKUP_PG_BINDIRS"
+    )]
+    NoCodec {
+        /// The compression.
+        codec: &'static str,
+        /// The majors that were asked, as text.
+        found: String,
+    },
     /// A client program could not be started.
     #[error("start {program}")]
     Start {

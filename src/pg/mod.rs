@@ -10,7 +10,7 @@ mod error;
 pub mod inspect;
 mod load;
 
-pub use archive::{ArchiveEntry, ArchiveLister, dumped_by, entries, table_data};
+pub use archive::{ArchiveEntry, ArchiveLister, Codec, dumped_by, entries, table_data};
 pub use clients::{Client, Clients, Search};
 pub use dump::{Dump, DumpCompression, DumpRequest};
 pub use error::{Finding, PgError, Severity};

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-pub use check::{Fetched, Limits};
+pub use check::{Fetched, Limits, Proof};
 pub use error::VaultError;
 pub use find::Selector;
 
