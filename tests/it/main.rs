@@ -17,6 +17,7 @@ mod commit_gate;
 mod counts;
 mod gpg;
 mod harness;
+mod majors;
 mod memory;
 mod round_trip;
 mod secrets;

