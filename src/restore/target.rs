@@ -1,14 +1,12 @@
 //! What is looked at on the target before anything is fetched.
 
 use super::{Mode, RestoreError};
-use crate::model::connection::Connection;
+use crate::model::connection::{Connection, NAME_BYTES_MAX};
 use crate::model::ids::Uid;
 use crate::model::manifest::Manifest;
 use crate::pg::inspect::{self, Session};
 use crate::pg::{PgError, dumped_by};
 
-/// PostgreSQL's limit for a name, in bytes (NAMEDATALEN - 1).
-const NAME_BYTES_MAX: usize = 63;
 /// From this major on, archives set what older servers do not know (measured: `SET transaction_timeout`).
 const CANNOT_GO_BACK_FROM: u32 = 17;
 
