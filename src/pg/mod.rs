@@ -13,5 +13,5 @@ mod load;
 pub use archive::{ArchiveEntry, ArchiveLister, Codec, dumped_by, entries, table_data};
 pub use clients::{Client, Clients, Search};
 pub use dump::{Dump, DumpCompression, DumpRequest};
-pub use error::{Finding, PgError, Severity};
+pub use error::{Blocker, Finding, PgError, Severity};
 pub use load::{Load, LoadMode};

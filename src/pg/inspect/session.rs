@@ -105,23 +105,6 @@ impl Session {
         &self.server
     }
 
-    /// Opens the snapshot that the dump and the counts share, and returns its id. It lives as long as the session.
-    ///
-    /// # Errors
-    /// The server refuses it.
-    pub async fn export_snapshot(&mut self) -> Result<String, PgError> {
-        self.run(
-            "open the snapshot",
-            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-        )
-        .await?;
-        self.value(
-            "export the snapshot",
-            "SELECT pg_catalog.pg_export_snapshot()",
-        )
-        .await
-    }
-
     /// Ends the session in order; what it held is released.
     pub async fn close(self) {
         // The server releases everything when the connection ends, however it ends.
