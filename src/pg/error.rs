@@ -117,6 +117,15 @@ pub enum PgError {
         #[source]
         source: sqlx::Error,
     },
+    /// The password cannot be prepared for SCRAM (RFC 7677), as characters that are newer than Unicode 3.2 cannot.
+    #[error(
+        "connect to {to}: the password has characters that SASLprep (RFC 4013) prohibits\n\
+         hint: give the role a password without emoji and control characters: ALTER ROLE ... PASSWORD ..."
+    )]
+    Password {
+        /// Role, host, port and database.
+        to: String,
+    },
     /// The server that answered is not of the wanted kind.
     #[error("connect to {to}: no server has target_session_attrs={wanted}")]
     SessionAttributes {

@@ -67,10 +67,7 @@ impl Session {
     }
 
     async fn connect_to(connection: Connection) -> Result<Self, PgError> {
-        let failed = |source| PgError::Connect {
-            to: connection.to_string(),
-            source,
-        };
+        let failed = |source| refused(&connection, source);
         let options = options(&connection).map_err(failed)?;
         let seconds = connection
             .setting("connect_timeout")
@@ -228,6 +225,17 @@ fn options(connection: &Connection) -> Result<PgConnectOptions, sqlx::Error> {
     Ok(options
         .application_name(connection.setting("application_name").unwrap_or("pgseal"))
         .disable_statement_logging())
+}
+
+/// The one failure that is not passed on as it is: it repeats a character of the password.
+fn refused(connection: &Connection, source: sqlx::Error) -> PgError {
+    let to = connection.to_string();
+    match source {
+        sqlx::Error::Configuration(error) if error.to_string().contains("saslprep") => {
+            PgError::Password { to }
+        }
+        source => PgError::Connect { to, source },
+    }
 }
 
 /// What the role or the database may have set against long sessions, taken back for this one.
