@@ -104,8 +104,10 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
-        warnings,
+        warnings: of_load,
     } = restored?;
+    let mut warnings = proven.warnings;
+    warnings.extend(of_load);
     Ok(Restored {
         backup: proven.fetched.name().to_owned(),
         database,
@@ -125,6 +127,7 @@ struct Proven {
     limits: Limits,
     client: Client,
     list: String,
+    warnings: Vec<String>,
 }
 
 struct Loaded {
@@ -151,9 +154,10 @@ async fn prove(
     let mut target = Target::look(&to, mode)
         .await
         .map_err(RestoreError::Prepare)?;
-    if let Entry::Complete(manifest) = &entry {
-        target.suits(manifest).await?;
-    }
+    let warnings = match &entry {
+        Entry::Complete(manifest) => target.suits(manifest).await?,
+        _ => Vec::new(),
+    };
     let server = target.server_major();
     // The host that answered is the one that everything else talks to.
     let to = target.connection();
@@ -186,6 +190,7 @@ async fn prove(
         limits,
         client,
         list,
+        warnings,
     })
 }
 

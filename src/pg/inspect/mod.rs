@@ -18,4 +18,4 @@ pub use lock::{TargetLock, maintenance_session};
 pub use preflight::{preflight_dump, preflight_restore, require_unpooled};
 pub use session::{Server, Session};
 pub use snapshot::{blockers, open_snapshot};
-pub use target::{analyze, missing_extensions, missing_roles};
+pub use target::{OfferedExtension, analyze, missing_roles, offered_extensions};
