@@ -15,6 +15,8 @@
 mod cli;
 mod commit_gate;
 mod counts;
+mod faults_names;
+mod faults_postgres;
 mod gpg;
 mod harness;
 mod majors;

@@ -118,7 +118,9 @@ BEGIN
   RETURN answer;
 END $$;
 SET extra_float_digits = 3; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET search_path = pg_catalog;
-SELECT 'table ' || c.oid::regclass || e'\x01' || pg_temp.digest(c.oid)
+-- Names may hold line breaks.
+SELECT replace(replace(fact, e'\r', '\r'), e'\n', '\n') FROM (
+SELECT CASE c.relkind WHEN 'm' THEN 'materialized view ' ELSE 'table ' END || c.oid::regclass || e'\x01' || pg_temp.digest(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE (c.relkind = 'r' OR c.relkind = 'm' AND c.relispopulated) AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 UNION ALL
@@ -137,4 +139,5 @@ SELECT 'database ' || k || e'\x01' || coalesce(v, '') FROM pg_database d,
     ('provider', to_jsonb(d) ->> 'datlocprovider'),
     ('locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'))) f(k, v)
   WHERE d.datname = current_database()
+) facts(fact)
 ";

@@ -3,8 +3,10 @@
 pub mod cli;
 pub mod equality;
 pub mod gpg;
+pub mod link;
 pub mod postgres;
 pub mod s3;
+pub mod somebody;
 pub mod watch;
 
 use std::path::PathBuf;

@@ -35,11 +35,6 @@ pub struct Database<'a> {
     pub url: String,
 }
 
-/// Where the programs are that tests use unless they say otherwise.
-pub fn bin_dir() -> PathBuf {
-    bin_dir_of(DEBIAN_MAJOR)
-}
-
 /// Where a major version's programs are: Debian's own, or those of a wheel.
 pub fn bin_dir_of(major: u32) -> PathBuf {
     match major {
@@ -129,7 +124,9 @@ impl Postgres {
     /// A URL over TCP.
     pub fn url_as(&self, role: &str, password: &str, database: &str) -> String {
         format!(
-            "postgres://{role}:{password}@127.0.0.1:{}/{}",
+            "postgres://{}:{}@127.0.0.1:{}/{}",
+            encode(role),
+            encode(password),
             self.port,
             encode(database)
         )
@@ -140,7 +137,10 @@ impl Postgres {
         let database = self.name(prefix);
         self.psql(
             "postgres",
-            &format!("CREATE DATABASE \"{}\" TEMPLATE template0", database.name),
+            &format!(
+                "CREATE DATABASE {} TEMPLATE template0",
+                quoted(&database.name)
+            ),
         );
         database
     }
@@ -148,7 +148,15 @@ impl Postgres {
     /// A name for a database that the test itself has made, or will make; dropped all the same.
     pub fn name(&self, prefix: &str) -> Database<'_> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{prefix}_{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+        self.exactly(&format!(
+            "{prefix}_{}",
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+
+    /// As [`Postgres::name`], with just this name.
+    pub fn exactly(&self, name: &str) -> Database<'_> {
+        let name = name.to_owned();
         let url = self.url(&name);
         Database {
             server: self,
@@ -238,6 +246,12 @@ impl Database<'_> {
         self.server.psql(&self.name, sql)
     }
 
+    /// The same over another port, where something stands between.
+    pub fn url_by(&self, port: u16) -> String {
+        let (own, other) = (format!(":{}/", self.server.port), format!(":{port}/"));
+        self.url.replace(&own, &other)
+    }
+
     /// Whether it is there.
     pub fn exists(&self) -> bool {
         self.server.databases().contains(&self.name)
@@ -246,7 +260,10 @@ impl Database<'_> {
 
 impl Drop for Database<'_> {
     fn drop(&mut self) {
-        let sql = format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self.name);
+        let sql = format!(
+            "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+            quoted(&self.name)
+        );
         let _gone = self
             .server
             .psql_command("postgres")
@@ -312,6 +329,17 @@ pub fn free_port() -> u16 {
         .local_addr()
         .unwrap()
         .port()
+}
+
+/// A name as SQL has it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as SQL has it, whatever `standard_conforming_strings` is.
+pub fn quoted_text(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('\'', "\\'");
+    format!("E'{text}'")
 }
 
 fn encode(name: &str) -> String {
