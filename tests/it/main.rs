@@ -17,6 +17,7 @@ mod commit_gate;
 mod counts;
 mod faults_names;
 mod faults_postgres;
+mod generated;
 mod gpg;
 mod harness;
 mod majors;

@@ -59,6 +59,15 @@ impl Content {
         self
     }
 
+    /// Rows of all tables, as they were counted here; materialized views are filled anew and have none of their own.
+    pub fn rows(&self) -> u64 {
+        let rows = |(name, value): (&String, &String)| {
+            let counted = name.strip_prefix("table ").is_some();
+            counted.then(|| value.split(' ').next()?.parse::<u64>().ok())?
+        };
+        self.facts.iter().filter_map(rows).sum()
+    }
+
     /// What differs first; `None` where nothing does.
     pub fn difference(&self, other: &Self) -> Option<String> {
         for (name, value) in &self.facts {

@@ -35,6 +35,15 @@ pub fn tool(path: &str) -> PathBuf {
     file
 }
 
+/// How much of something is tried: little in `./dev test`, much in `./dev soak`.
+pub fn scale(quick: usize, soak: usize) -> usize {
+    if std::env::var_os("PGSEAL_SOAK").is_some() {
+        soak
+    } else {
+        quick
+    }
+}
+
 /// A short folder of its own: Unix sockets have paths of at most 107 bytes.
 pub fn folder() -> tempfile::TempDir {
     tempfile::Builder::new()
