@@ -7,6 +7,7 @@
 use std::io::BufRead as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
@@ -223,6 +224,16 @@ pub struct DumpingArgs {
     /// Compression from 1 (fast) to 9 (small) [default: 2 with zlib, 1 where pg_dump has zstd]
     #[arg(long, global = true, env = "BACKUP_COMPRESSION_LEVEL", value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), hide_short_help = true)]
     compression_level: Option<u8>,
+    /// How long a backup waits for tables that somebody has locked, in seconds
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_LOCK_WAIT_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 300,
+        hide_short_help = true
+    )]
+    lock_wait_seconds: u32,
     /// Dump with a pg_dump of 17 or later from an older server, although that server cannot take the archive back
     #[arg(long, global = true, hide_short_help = true)]
     allow_newer_client: bool,
@@ -264,7 +275,7 @@ impl Settings {
             compression_level: self.dumping.compression_level,
             row_counts,
             newer_client: self.newer_client(),
-            ..BackupSettings::default()
+            lock_wait: Duration::from_secs(self.dumping.lock_wait_seconds.into()),
         };
         Ok(Stages {
             vault,

@@ -17,6 +17,9 @@ pub enum BackupError {
     /// A backup needs a passphrase, and a readable one.
     #[error("prepare the backup")]
     Passphrase(#[source] VaultError),
+    /// Somebody had tables locked for longer than was to be waited.
+    #[error("lock the tables; no try within the wait succeeded")]
+    Locked(#[source] PgError),
     /// `pg_dump` failed, or what it wrote is no archive.
     #[error("dump the database")]
     Dump(#[source] PgError),
@@ -75,6 +78,7 @@ impl BackupError {
             Self::Store(error)
             | Self::PrepareStore(error)
             | Self::Manifest(VaultError::Store(error)) => error.is_transient(),
+            Self::Locked(_) => true,
             _ => false,
         }
     }

@@ -5,6 +5,7 @@
 //! aborts the upload, so that no cut dump can ever look like a backup.
 
 mod error;
+mod patience;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -12,9 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use error::BackupError;
+use patience::Patience;
 use stream::{Flow, Streamed};
 
 use crate::model::connection::Connection;
@@ -34,7 +37,7 @@ use crate::vault::Vault;
 const ZLIB_LEVEL_DEFAULT: u8 = 2;
 /// The fastest of zstd's ordinary levels still stores less than zlib's default.
 const ZSTD_LEVEL_DEFAULT: u8 = 1;
-/// How long pg_dump waits for a table that somebody has locked, before it gives up.
+/// How long a backup waits for tables that somebody has locked, before it gives up.
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 
 /// Nothing that still goes on is without a new part for this long: one part is tried for 45 minutes.
@@ -62,7 +65,7 @@ pub struct BackupSettings {
     pub row_counts: RowCounts,
     /// Whether a pg_dump may be used whose archive cannot go back into an older server.
     pub newer_client: NewerClient,
-    /// How long to wait for a locked table.
+    /// How long to wait for locked tables, in all.
     pub lock_wait: Duration,
 }
 
@@ -158,8 +161,42 @@ pub(crate) async fn run_locked(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Manifest, BackupError> {
+    let mut patience = Patience::new(stages.settings.lock_wait);
+    loop {
+        let warnings = warnings.clone();
+        let made = attempt(
+            stages,
+            request,
+            warnings,
+            patience.one_try,
+            progress,
+            cancel,
+        )
+        .await;
+        let Err(BackupError::Locked(reason)) = made else {
+            return made;
+        };
+        let Some(pause) = patience.pause() else {
+            return Err(BackupError::Locked(reason));
+        };
+        tracing::info!(%reason, "Backup waits for locked tables");
+        progress.start_stage("wait for locked tables");
+        let paused = cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
+        paused.ok_or(BackupError::Interrupted)?;
+    }
+}
+
+/// One try: nothing of it is left where tables are locked for longer than `lock_wait`.
+async fn attempt(
+    stages: &Stages,
+    request: &BackupRequest,
+    warnings: Vec<String>,
+    lock_wait: Duration,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Manifest, BackupError> {
     let prepared = cancel
-        .run_until_cancelled(prepare(stages, request, warnings, progress))
+        .run_until_cancelled(prepare(stages, request, warnings, lock_wait, progress))
         .await;
     let mut prepared = prepared.ok_or(BackupError::Interrupted)??;
     let started = stages
@@ -201,6 +238,7 @@ struct Prepared {
     database: DatabaseFacts,
     tables: Vec<Table>,
     large_objects: u64,
+    lock_wait: Duration,
     warnings: Vec<String>,
 }
 
@@ -232,6 +270,7 @@ async fn prepare(
     stages: &Stages,
     request: &BackupRequest,
     mut warnings: Vec<String>,
+    lock_wait: Duration,
     progress: &Arc<Progress>,
 ) -> Result<Prepared, BackupError> {
     stages
@@ -256,10 +295,9 @@ async fn prepare(
 
     progress.start_stage("take the snapshot");
     let started_at = (stages.clock)();
-    let snapshot = session
-        .export_snapshot()
+    let snapshot = inspect::open_snapshot(&mut session, lock_wait)
         .await
-        .map_err(BackupError::Prepare)?;
+        .map_err(not_prepared)?;
     let database = inspect::inventory(&mut session)
         .await
         .map_err(BackupError::Prepare)?;
@@ -282,8 +320,16 @@ async fn prepare(
         database,
         tables,
         large_objects,
+        lock_wait,
         warnings,
     })
+}
+
+fn not_prepared(error: PgError) -> BackupError {
+    match error {
+        locked @ PgError::Locked(_) => BackupError::Locked(locked),
+        other => BackupError::Prepare(other),
+    }
 }
 
 fn choose_client(
@@ -368,7 +414,8 @@ async fn flow(
         snapshot: &prepared.snapshot,
         exclude_table_data: &request.exclude_table_data,
         compression: dump_compression,
-        lock_wait: stages.settings.lock_wait,
+        // We have the locks already: it can only wait behind somebody who waits for us, which no waiting ends.
+        lock_wait: prepared.lock_wait,
     };
     let flow = Flow {
         dump,
@@ -377,8 +424,21 @@ async fn flow(
         row_counts: stages.settings.row_counts,
         progress,
     };
-    flow.run(&mut prepared.session, &prepared.tables, upload)
-        .await
+    let started = Instant::now();
+    let flowed = flow
+        .run(&mut prepared.session, &prepared.tables, upload)
+        .await;
+    match flowed {
+        // Sooner, it is another fault of the same statement.
+        Err(BackupError::Dump(error))
+            if error.is_about_table_locks() && started.elapsed() >= prepared.lock_wait =>
+        {
+            let blockers = inspect::blockers(&mut prepared.session).await;
+            let blockers = blockers.map_err(BackupError::Prepare)?;
+            Err(BackupError::Locked(PgError::Locked(blockers)))
+        }
+        flowed => flowed,
+    }
 }
 
 async fn commit(

@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use crate::backup::BackupError;
 use crate::config::ConfigError;
+use crate::pg::PgError;
 use crate::restore::RestoreError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -127,6 +128,7 @@ fn of_vault(error: &VaultError) -> ExitStatus {
         | VaultError::Unfinished(_) => ExitStatus::NotFound,
         VaultError::NoPassphrase
         | VaultError::NoSpace { .. }
+        | VaultError::Pg(PgError::NoClient { .. } | PgError::NoCodec { .. })
         | VaultError::Store(StoreError::Configuration(_) | StoreError::PermissionDenied { .. }) => {
             ExitStatus::Unprepared
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::output::{StageSeconds, bytes, stage_seconds};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::progress::Progress;
+use crate::vault::Proof;
 
 /// Prove that a backup is whole: fetch it, compare its digests, decrypt all of it, let pg_restore read every block
 ///
@@ -40,10 +41,9 @@ impl VerifyArgs {
         let entry = self.selection.find(&vault).await?;
         let progress = Arc::new(Progress::default());
         let verifying = async {
-            let reader = clients.newest()?;
             let fetched = vault.fetch(entry, &progress).await?;
-            let opened = vault
-                .verify(&fetched, reader, self.foreign.limits(), &progress)
+            let Proof { opened, reader, .. } = vault
+                .verify(&fetched, &clients, self.foreign.limits(), &progress)
                 .await?;
             anyhow::Ok(Verified {
                 name: fetched.name().to_owned(),
@@ -53,7 +53,7 @@ impl VerifyArgs {
                 plain_bytes: opened.plain_bytes,
                 plain_sha256: opened.plain_sha256.to_string(),
                 sealed_bytes: fetched.sealed_bytes(),
-                read_by: reader.version.clone(),
+                read_by: reader.version,
                 stages: stage_seconds(&progress),
             })
         };

@@ -12,6 +12,10 @@ use secrecy::{ExposeSecret, SecretString};
 /// PostgreSQL's port where none is named.
 pub const DEFAULT_PORT: u16 = 5432;
 
+/// PostgreSQL's limit for a name, in bytes (NAMEDATALEN - 1). A server cuts a longer one at the door, and then means
+/// another database than the one that was named.
+pub const NAME_BYTES_MAX: usize = 63;
+
 /// libpq's keywords that children take from the environment, and the variable of each (manual, section 34.15).
 const KEYWORDS_WITH_VARIABLE: &[(&str, &str)] = &[
     ("application_name", "PGAPPNAME"),
@@ -101,6 +105,11 @@ pub enum ConnectionError {
         "the connection URL has a part that is not percent-encoded UTF-8, or that holds a NUL or a line break"
     )]
     Encoding,
+    /// A name that the server would cut.
+    #[error(
+        "the connection URL has a {0} name of more than {NAME_BYTES_MAX} bytes, which PostgreSQL would cut"
+    )]
+    NameTooLong(&'static str),
     /// `[` without `]`, or as many addresses as hosts are needed.
     #[error("the connection URL has hosts, ports or addresses that do not match")]
     Hosts,
@@ -341,6 +350,11 @@ impl Parts {
         } else {
             self.database
         };
+        for (what, name) in [("role", &self.role), ("database", &database)] {
+            if name.len() > NAME_BYTES_MAX {
+                return Err(ConnectionError::NameTooLong(what));
+            }
+        }
         let password = (!self.password.is_empty()).then(|| self.password.into());
         Ok(Connection {
             hosts,

@@ -112,6 +112,37 @@ pub fn dumped_by(list: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
+/// What an archive's data is compressed with, where not every client program can undo it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// zstd.
+    Zstd,
+    /// lz4.
+    Lz4,
+}
+
+impl Codec {
+    /// As pg_dump and the archive's list name it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Lz4 => "lz4",
+        }
+    }
+
+    /// From the head of an archive's list; `None` where every client reads it.
+    #[must_use]
+    pub fn of(list: &str) -> Option<Self> {
+        let name = list.lines().find_map(|line| {
+            line.trim_start_matches([';', ' '])
+                .strip_prefix("Compression: ")
+        })?;
+        [Self::Zstd, Self::Lz4]
+            .into_iter()
+            .find(|codec| codec.name() == name.trim())
+    }
+}
+
 /// One entry of an archive's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveEntry {
@@ -236,5 +267,11 @@ mod tests {
             Some(19)
         );
         assert_eq!(dumped_by("; something else"), None);
+        assert_eq!(Codec::of(list), None);
+        assert_eq!(
+            Codec::of(";     Compression: zstd\n1; 0 0 x"),
+            Some(Codec::Zstd)
+        );
+        assert_eq!(Codec::of(";     Compression: gzip"), None);
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use super::archive::Codec;
 use super::child::Spawn;
 use super::error::PgError;
 
 /// From this major on, an archive carries `SET transaction_timeout`, which older servers do not know.
 const ARCHIVE_CANNOT_GO_BACK_FROM: u32 = 17;
-/// The first major whose pg_dump can compress with zstd, if it was built with it.
-const ZSTD_FROM: u32 = 16;
+/// The first major whose programs know zstd and lz4, if they were built with them.
+const CODECS_FROM: u32 = 16;
 
 /// Where to look, in order; the first find of a major wins.
 #[derive(Clone, Debug, Default)]
@@ -41,15 +42,21 @@ impl Client {
         self.folder.join("pg_restore")
     }
 
-    /// Whether this pg_dump was built with zstd. It is asked, not guessed: it checks its compression setting before
-    /// it connects, so a connection that cannot work tells the two apart.
+    /// Whether this pg_dump was built with zstd.
     pub async fn has_zstd(&self) -> bool {
-        if self.major < ZSTD_FROM {
+        self.has(Codec::Zstd).await
+    }
+
+    /// Whether this pair was built with a compression. It is asked, not guessed: pg_dump checks its compression setting
+    /// before it connects, so a connection that cannot work tells the two apart.
+    async fn has(&self, codec: Codec) -> bool {
+        if self.major < CODECS_FROM {
             return false;
         }
+        let compress = format!("--compress={}:1", codec.name());
         let arguments = [
             "--format=custom",
-            "--compress=zstd:1",
+            &compress,
             "--file=/dev/null",
             "--no-password",
             "--host=/nonexistent",
@@ -113,15 +120,67 @@ impl Clients {
     }
 
     /// The client to restore with into a server of major `server`: its own major where that reads an archive written
-    /// by major `archive`, else the oldest that reads it.
+    /// by major `archive`, else the oldest that reads it. pg_restore of 17 or later sets what older servers do not know.
     ///
     /// # Errors
-    /// None reads it.
-    pub fn for_restore(&self, server: u32, archive: u32) -> Result<&Client, PgError> {
-        self.0
-            .get(&server)
-            .filter(|client| client.major >= archive)
-            .map_or_else(|| self.at_least(archive), Ok)
+    /// None reads it, or none was built with its compression.
+    pub async fn for_restore(
+        &self,
+        server: u32,
+        archive: u32,
+        codec: Option<Codec>,
+    ) -> Result<&Client, PgError> {
+        let loaders = self.loaders(server, archive);
+        self.reading(codec, loaders).await.map_err(|error| {
+            error.unwrap_or_else(|| PgError::NoClient {
+                wanted: archive,
+                found: self.majors(),
+            })
+        })
+    }
+
+    /// The client to prove an archive with: the newest that was built with its compression.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn for_proof(&self, codec: Option<Codec>) -> Result<&Client, PgError> {
+        let newest_first = self.0.values().rev().collect();
+        let found = self.reading(codec, newest_first).await;
+        found.map_err(|error| error.unwrap_or_else(|| self.none_at_all()))
+    }
+
+    /// The clients that load an archive into a server, the best first.
+    fn loaders(&self, server: u32, archive: u32) -> Vec<&Client> {
+        let fits = |client: &&Client| {
+            client.major < ARCHIVE_CANNOT_GO_BACK_FROM || server >= ARCHIVE_CANNOT_GO_BACK_FROM
+        };
+        let own = self.0.get(&server).filter(|own| own.major >= archive);
+        let others = self.0.range(archive..).map(|(_, client)| client);
+        own.into_iter()
+            .chain(others.filter(|client| client.major != server))
+            .filter(fits)
+            .collect()
+    }
+
+    /// The first that was built with a compression; an error without content where there is nothing to choose from.
+    async fn reading<'a>(
+        &self,
+        codec: Option<Codec>,
+        choice: Vec<&'a Client>,
+    ) -> Result<&'a Client, Option<PgError>> {
+        let found: Vec<u32> = choice.iter().map(|client| client.major).collect();
+        for client in choice {
+            match codec {
+                Some(codec) if !client.has(codec).await => {}
+                _ => return Ok(client),
+            }
+        }
+        Err(codec
+            .filter(|_| !found.is_empty())
+            .map(|codec| PgError::NoCodec {
+                codec: codec.name(),
+                found: numbers(found),
+            }))
     }
 
     /// The oldest client that is not older than `major`.
@@ -139,28 +198,36 @@ impl Clients {
             })
     }
 
-    /// The newest client: it reads every archive that any of them reads.
+    /// The newest client: it lists every archive that any of them lists.
     ///
     /// # Errors
     /// There is none at all.
     pub fn newest(&self) -> Result<&Client, PgError> {
+        self.0
+            .values()
+            .next_back()
+            .ok_or_else(|| self.none_at_all())
+    }
+
+    fn none_at_all(&self) -> PgError {
         const NEWEST_MAJOR_KNOWN: u32 = 18;
-        self.0.values().next_back().ok_or(PgError::NoClient {
+        PgError::NoClient {
             wanted: NEWEST_MAJOR_KNOWN,
             found: self.majors(),
-        })
+        }
     }
 
     fn majors(&self) -> String {
         if self.0.is_empty() {
             return "none".to_owned();
         }
-        self.0
-            .keys()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
+        numbers(self.0.keys().copied())
     }
+}
+
+fn numbers(majors: impl IntoIterator<Item = u32>) -> String {
+    let majors: Vec<String> = majors.into_iter().map(|major| major.to_string()).collect();
+    majors.join(", ")
 }
 
 /// `bin` folders below a parent, as distributions lay them out: `/usr/lib/postgresql/15/bin`, `/usr/pgsql-16/bin`.
@@ -275,9 +342,19 @@ mod tests {
 
     #[test]
     fn a_restore_takes_the_targets_own_major_where_it_reads_the_archive() {
-        assert_eq!(clients(&[15, 17]).for_restore(15, 15).unwrap().major, 15);
-        assert_eq!(clients(&[15, 17]).for_restore(17, 15).unwrap().major, 17);
-        assert_eq!(clients(&[15, 17]).for_restore(15, 17).unwrap().major, 17);
-        assert!(clients(&[15]).for_restore(15, 17).is_err());
+        let best = |majors: &[u32], server, archive| {
+            let clients = clients(majors);
+            clients
+                .loaders(server, archive)
+                .first()
+                .map(|client| client.major)
+        };
+        assert_eq!(best(&[15, 17], 15, 15), Some(15));
+        assert_eq!(best(&[15, 17], 17, 15), Some(17));
+        assert_eq!(best(&[16, 17, 18], 18, 17), Some(18));
+        assert_eq!(best(&[15, 16], 15, 16), Some(16));
+        assert_eq!(best(&[15], 15, 17), None);
+        // What pg_restore 17 sets, PostgreSQL 15 does not know.
+        assert_eq!(best(&[15, 17], 15, 16), None);
     }
 }

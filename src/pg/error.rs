@@ -73,6 +73,36 @@ impl fmt::Display for Finding {
     }
 }
 
+/// A session that keeps a table from being read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// The table, as the server names it.
+    pub table: String,
+    /// The session's server process.
+    pub pid: i32,
+    /// Its role.
+    pub role: String,
+    /// What it calls itself.
+    pub application: String,
+    /// What it does, or `idle in transaction`; empty where this role may not know.
+    pub state: String,
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            table, pid, role, ..
+        } = self;
+        write!(formatter, "{table} by server process {pid} (role {role}")?;
+        for detail in [&self.application, &self.state] {
+            if !detail.is_empty() {
+                write!(formatter, ", {detail}")?;
+            }
+        }
+        formatter.write_str(")")
+    }
+}
+
 /// Why PostgreSQL, or one of its programs, could not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum PgError {
@@ -86,6 +116,15 @@ pub enum PgError {
         /// The last failure.
         #[source]
         source: sqlx::Error,
+    },
+    /// The password cannot be prepared for SCRAM (RFC 7677), as characters that are newer than Unicode 3.2 cannot.
+    #[error(
+        "connect to {to}: the password has characters that SASLprep (RFC 4013) prohibits\n\
+         hint: give the role a password without emoji and control characters: ALTER ROLE ... PASSWORD ..."
+    )]
+    Password {
+        /// Role, host, port and database.
+        to: String,
     },
     /// The server that answered is not of the wanted kind.
     #[error("connect to {to}: no server has target_session_attrs={wanted}")]
@@ -125,6 +164,17 @@ pub enum PgError {
         server: u32,
         /// The client's major.
         newer: u32,
+    },
+    /// No client program that was built with the archive's compression.
+    #[error(
+        "the archive is compressed with {codec}, which none of the fitting pg_restore here was built with (PostgreSQL {found})\n\
+         hint: install a postgresql-client with {codec}, or name the folder that holds it in BACKUP_PG_BINDIRS"
+    )]
+    NoCodec {
+        /// The compression.
+        codec: &'static str,
+        /// The majors that were asked, as text.
+        found: String,
     },
     /// A client program could not be started.
     #[error("start {program}")]
@@ -172,6 +222,9 @@ pub enum PgError {
         /// The server process that holds the lock.
         pid: i32,
     },
+    /// Somebody has tables locked, and did not let go in time.
+    #[error("{}\nhint: wait longer with BACKUP_LOCK_WAIT_SECONDS{}", locked(.0), ending(.0))]
+    Locked(Vec<Blocker>),
     /// `new` was asked for, and the database is there.
     #[error(
         "database {0} exists already\nhint: choose another name, or --mode in-place to replace its content"
@@ -182,12 +235,38 @@ pub enum PgError {
     Settings(#[source] std::io::Error),
 }
 
+impl PgError {
+    /// Whether pg_dump ended over the locks of its tables. Its last words are the statement, however long that is; the
+    /// server's own message may be in any language.
+    #[must_use]
+    pub fn is_about_table_locks(&self) -> bool {
+        matches!(self, Self::Client { program: "pg_dump", stderr, .. } if stderr.ends_with("IN ACCESS SHARE MODE"))
+    }
+}
+
 fn tail(stderr: &str) -> String {
     if stderr.is_empty() {
         String::new()
     } else {
         format!(":\n{stderr}")
     }
+}
+
+fn locked(blockers: &[Blocker]) -> String {
+    if blockers.is_empty() {
+        return "tables were locked or dropped; nobody holds them any more".to_owned();
+    }
+    let blockers: Vec<String> = blockers.iter().map(ToString::to_string).collect();
+    format!("tables are locked: {}", blockers.join("; "))
+}
+
+fn ending(blockers: &[Blocker]) -> String {
+    blockers.first().map_or_else(String::new, |first| {
+        format!(
+            ", or end who blocks: SELECT pg_terminate_backend({})",
+            first.pid
+        )
+    })
 }
 
 fn findings(all: &[Finding]) -> String {

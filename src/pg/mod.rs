@@ -10,8 +10,8 @@ mod error;
 pub mod inspect;
 mod load;
 
-pub use archive::{ArchiveEntry, ArchiveLister, dumped_by, entries, table_data};
+pub use archive::{ArchiveEntry, ArchiveLister, Codec, dumped_by, entries, table_data};
 pub use clients::{Client, Clients, Search};
 pub use dump::{Dump, DumpCompression, DumpRequest};
-pub use error::{Finding, PgError, Severity};
+pub use error::{Blocker, Finding, PgError, Severity};
 pub use load::{Load, LoadMode};

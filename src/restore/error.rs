@@ -33,6 +33,17 @@ pub enum RestoreError {
         "prepare the restore: the target server does not have the extensions {}\nhint: install their packages on that server", .0.join(", ")
     )]
     MissingExtensions(Vec<String>),
+    /// Extensions of the target that the role can neither drop nor make anew.
+    #[error(
+        "prepare the restore: --mode in-place makes extensions anew, and role {role} does not own {}\n\
+         hint: restore as their owner or as a superuser, or use --mode new", extensions.join(", ")
+    )]
+    OthersExtensions {
+        /// The role that restores.
+        role: String,
+        /// The extensions, with their owners.
+        extensions: Vec<String>,
+    },
     /// The backup could not be fetched or proved.
     #[error("verify the backup before the target is touched")]
     Verify(#[source] VaultError),
@@ -134,6 +145,7 @@ impl RestoreError {
                 | Self::TooNew { .. }
                 | Self::MissingRoles(_)
                 | Self::MissingExtensions(_)
+                | Self::OthersExtensions { .. }
         )
     }
 }

@@ -22,7 +22,7 @@ use crate::model::kind::BackupKind;
 use crate::model::manifest::{Manifest, RowCounts};
 use crate::model::object_key::ObjectKey;
 use crate::pg::inspect::{self, Compared, Session};
-use crate::pg::{Client, Load, LoadMode, PgError, dumped_by};
+use crate::pg::{Client, Codec, Load, LoadMode, PgError, dumped_by};
 use crate::progress::Progress;
 use crate::vault::{Entry, Fetched, Limits, Selector, VaultError};
 
@@ -104,8 +104,10 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
-        warnings,
+        warnings: of_load,
     } = restored?;
+    let mut warnings = proven.warnings;
+    warnings.extend(of_load);
     Ok(Restored {
         backup: proven.fetched.name().to_owned(),
         database,
@@ -125,6 +127,7 @@ struct Proven {
     limits: Limits,
     client: Client,
     list: String,
+    warnings: Vec<String>,
 }
 
 struct Loaded {
@@ -151,9 +154,10 @@ async fn prove(
     let mut target = Target::look(&to, mode)
         .await
         .map_err(RestoreError::Prepare)?;
-    if let Entry::Complete(manifest) = &entry {
-        target.suits(manifest).await?;
-    }
+    let warnings = match &entry {
+        Entry::Complete(manifest) => target.suits(manifest).await?,
+        _ => Vec::new(),
+    };
     let server = target.server_major();
     // The host that answered is the one that everything else talks to.
     let to = target.connection();
@@ -164,22 +168,18 @@ async fn prove(
         .fetch(entry, progress)
         .await
         .map_err(RestoreError::Verify)?;
-    let reader = stages.clients.newest().map_err(RestoreError::Prepare)?;
-    stages
+    let proof = stages
         .vault
-        .verify(&fetched, reader, limits, progress)
+        .verify(&fetched, &stages.clients, limits, progress)
         .await
         .map_err(RestoreError::Verify)?;
-    let list = stages
-        .vault
-        .archive_list(&fetched, reader, limits)
-        .await
-        .map_err(RestoreError::Verify)?;
+    let list = proof.list;
     let archive = dumped_by(&list).unwrap_or(server);
     target::reads(server, archive)?;
     let client = stages
         .clients
-        .for_restore(server, archive)
+        .for_restore(server, archive, Codec::of(&list))
+        .await
         .map_err(RestoreError::Prepare)?
         .clone();
     Ok(Proven {
@@ -190,6 +190,7 @@ async fn prove(
         limits,
         client,
         list,
+        warnings,
     })
 }
 
@@ -289,10 +290,9 @@ async fn verify(
     // Found again by its key: what is verified is what the store has, not what this process remembers.
     let entry = stages.vault.find(&Selector::Key(key)).await?;
     let fetched = stages.vault.fetch(entry, progress).await?;
-    let reader = stages.clients.newest()?;
     stages
         .vault
-        .verify(&fetched, reader, proven.limits, progress)
+        .verify(&fetched, &stages.clients, proven.limits, progress)
         .await
         .map(drop)
 }

@@ -1,14 +1,12 @@
 //! What is looked at on the target before anything is fetched.
 
 use super::{Mode, RestoreError};
-use crate::model::connection::Connection;
+use crate::model::connection::{Connection, NAME_BYTES_MAX};
 use crate::model::ids::Uid;
 use crate::model::manifest::Manifest;
-use crate::pg::inspect::{self, Session};
+use crate::pg::inspect::{self, OfferedExtension, Session};
 use crate::pg::{PgError, dumped_by};
 
-/// PostgreSQL's limit for a name, in bytes (NAMEDATALEN - 1).
-const NAME_BYTES_MAX: usize = 63;
 /// From this major on, archives set what older servers do not know (measured: `SET transaction_timeout`).
 const CANNOT_GO_BACK_FROM: u32 = 17;
 
@@ -16,6 +14,7 @@ const CANNOT_GO_BACK_FROM: u32 = 17;
 pub(super) struct Target {
     session: Session,
     database: String,
+    mode: Mode,
 }
 
 impl Target {
@@ -35,7 +34,11 @@ impl Target {
                 session
             }
         };
-        Ok(Self { session, database })
+        Ok(Self {
+            session,
+            database,
+            mode,
+        })
     }
 
     pub(super) const fn server_major(&self) -> u32 {
@@ -47,8 +50,8 @@ impl Target {
         self.session.connection().with_database(&self.database)
     }
 
-    /// Whether this server can take what the manifest describes.
-    pub(super) async fn suits(&mut self, manifest: &Manifest) -> Result<(), RestoreError> {
+    /// Whether this server can take what the manifest describes, and what an administrator should know of it.
+    pub(super) async fn suits(&mut self, manifest: &Manifest) -> Result<Vec<String>, RestoreError> {
         if let Some(archive) = dumped_by(&manifest.archive_list) {
             reads(self.server_major(), archive)?;
         }
@@ -57,13 +60,48 @@ impl Target {
         if !roles.is_empty() {
             return Err(RestoreError::MissingRoles(roles));
         }
-        let extensions =
-            inspect::missing_extensions(&mut self.session, &manifest.database.extensions).await;
+        self.suits_extensions(manifest).await
+    }
+
+    /// In place, extensions are dropped and made anew, which only their owners may.
+    async fn suits_extensions(&mut self, manifest: &Manifest) -> Result<Vec<String>, RestoreError> {
+        let mut wanted = manifest.database.extensions.clone();
+        // Every database has it from its beginning, and no archive makes it.
+        wanted.remove("plpgsql");
+        let extensions = inspect::offered_extensions(&mut self.session, &wanted).await;
         let extensions = extensions.map_err(RestoreError::Prepare)?;
-        if !extensions.is_empty() {
-            return Err(RestoreError::MissingExtensions(extensions));
+        let missing: Vec<String> = extensions
+            .iter()
+            .filter(|extension| extension.offered.is_none())
+            .map(|extension| extension.name.clone())
+            .collect();
+        if !missing.is_empty() {
+            return Err(RestoreError::MissingExtensions(missing));
         }
-        Ok(())
+        let others: Vec<String> = extensions
+            .iter()
+            .filter_map(|extension| {
+                let owner = extension.others.as_ref()?;
+                Some(format!("{} (owner {owner})", extension.name))
+            })
+            .collect();
+        if self.mode == Mode::InPlace && !others.is_empty() {
+            return Err(RestoreError::OthersExtensions {
+                role: self.session.connection().role().to_owned(),
+                extensions: others,
+            });
+        }
+        let differs = |extension: &OfferedExtension| {
+            let (name, recorded) = (&extension.name, &extension.recorded);
+            let offered = extension
+                .offered
+                .as_ref()
+                .filter(|offered| *offered != recorded)?;
+            Some(format!(
+                "extension {name} was {recorded} in the backup, this server makes {offered}"
+            ))
+        };
+        Ok(extensions.iter().filter_map(differs).collect())
     }
 
     pub(super) async fn close(self) {

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::{Bare, Entry, Vault, VaultError, carries};
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
-use crate::pg::{ArchiveLister, Client, Load, LoadMode};
+use crate::pg::{ArchiveLister, Client, Clients, Codec, Load, LoadMode};
 use crate::pipe;
 use crate::progress::Progress;
 use crate::seal::{Digester, Opened, Opener, OutputLimit};
@@ -91,6 +91,16 @@ impl Fetched {
             .as_ref()
             .map_or(foreign, |manifest| OutputLimit::Bytes(manifest.plain_bytes))
     }
+}
+
+/// A backup that was proved end to end.
+pub struct Proof {
+    /// What was opened.
+    pub opened: Opened,
+    /// The archive's own list.
+    pub list: String,
+    /// The client whose pg_restore read every block.
+    pub reader: Client,
 }
 
 /// Opened bytes as they come, and the verdict at their end.
@@ -213,22 +223,29 @@ impl Vault {
     /// `pg_restore` may read along; a foreign object is authenticated first.
     ///
     /// # Errors
-    /// It is damaged, replaced, cut, sealed with another passphrase, or no archive that `client` reads.
+    /// It is damaged, replaced, cut, sealed with another passphrase, no archive, or one that no client reads.
     pub async fn verify(
         &self,
         fetched: &Fetched,
-        client: &Client,
+        clients: &Clients,
         limits: Limits,
         progress: &Arc<Progress>,
-    ) -> Result<Opened, VaultError> {
+    ) -> Result<Proof, VaultError> {
         if fetched.manifest.is_none() {
             self.authenticate(fetched, limits, progress).await?;
         }
+        let list = self
+            .archive_list(fetched, clients.newest()?, limits)
+            .await?;
+        let reader = clients.for_proof(Codec::of(&list)).await?;
         progress.start_stage("verify");
-        let load = Load::start(client, LoadMode::Check, progress)?;
-        self.load(fetched, load, limits, progress)
-            .await
-            .map(|(opened, _)| opened)
+        let load = Load::start(reader, LoadMode::Check, progress)?;
+        let (opened, _) = self.load(fetched, load, limits, progress).await?;
+        Ok(Proof {
+            opened,
+            list,
+            reader: reader.clone(),
+        })
     }
 
     /// Streams an authenticated backup into a `pg_restore`, and compares what was streamed with the manifest. The
@@ -273,7 +290,7 @@ impl Vault {
         Ok((opened, warnings))
     }
 
-    /// The archive's own list. The caller has verified `fetched` before.
+    /// The archive's own list. The caller has authenticated `fetched` before, or its manifest has the list.
     ///
     /// # Errors
     /// It is no archive, or opening it fails.

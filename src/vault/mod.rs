@@ -16,7 +16,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 pub use cache::ListCache;
-pub use check::{Fetched, Limits};
+pub use check::{Fetched, Limits, Proof};
 pub use error::VaultError;
 pub use find::Selector;
 pub use listed::Listed;

@@ -283,6 +283,7 @@ fn one_database_is_backed_up_once_at_a_time() {
     assert_eq!(running.wait().code, 0);
 }
 
+/// Rows 8 and 125: what the role may not see, with the SQL that mends it.
 #[test]
 fn preflight_names_what_is_wrong_and_the_sql_that_mends_it() {
     let server = Postgres::shared();
@@ -330,6 +331,7 @@ fn preflight_names_what_is_wrong_and_the_sql_that_mends_it() {
     source.psql("DROP OWNED BY weak; DROP ROLE weak");
 }
 
+/// Row 7: a client that is too old is passed over.
 #[test]
 fn clients_are_chosen_by_version() {
     let source = Postgres::shared().create_database("versions");
@@ -425,6 +427,7 @@ fn a_signal_ends_a_restore_cleanly() {
     assert_eq!(pgseal.leftovers(), Vec::<String>::new());
 }
 
+/// Row 127: a pooler in transaction mode is told by two sessions that share one server process.
 #[test]
 fn a_transaction_pooler_is_refused_by_name() {
     let server = Postgres::shared();

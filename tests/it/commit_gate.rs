@@ -105,6 +105,7 @@ fn a_pg_dump_that_fails_leaves_nothing_in_a_bucket() {
     assert_eq!((s3.objects(), s3.unfinished()), (Vec::new(), Vec::new()));
 }
 
+/// Row 3: the server ends pg_dump's session.
 #[test]
 fn a_session_that_the_server_ends_leaves_nothing() {
     let server = Postgres::shared();

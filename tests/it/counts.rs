@@ -6,6 +6,7 @@ use crate::harness::cli::{Pgseal, clients};
 use crate::harness::fixture;
 use crate::harness::postgres::{Database, Postgres};
 
+/// Row 15: rows come and go while the dump is made.
 #[test]
 fn counts_are_equal_while_a_writer_keeps_inserting() {
     let server = Postgres::shared();

@@ -15,9 +15,13 @@
 mod cli;
 mod commit_gate;
 mod counts;
+mod faults_names;
+mod faults_postgres;
+mod generated;
 mod gpg;
 mod harness;
 mod listing;
+mod majors;
 mod memory;
 mod round_trip;
 mod secrets;

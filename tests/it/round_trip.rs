@@ -81,6 +81,7 @@ fn an_empty_database_is_a_backup_too() {
     assert_same(&before, &Content::of(server, &target.name));
 }
 
+/// Rows 105, 106 and 107: a database is restored under such a name too.
 #[test]
 fn names_that_could_be_options_or_connection_strings_are_names() {
     let server = Postgres::shared();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
 
+use super::database::identifier;
 use super::session::Session;
 use crate::model::manifest::TableFacts;
 use crate::pg::error::PgError;
@@ -25,9 +26,8 @@ pub struct Table {
 
 impl Table {
     /// Quoted and qualified, ready for SQL.
-    fn sql_name(&self) -> String {
-        let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        format!("{}.{}", quote(&self.schema), quote(&self.name))
+    pub(super) fn sql_name(&self) -> String {
+        format!("{}.{}", identifier(&self.schema), identifier(&self.name))
     }
 }
 

@@ -178,7 +178,7 @@ fn locale_clauses(facts: &DatabaseFacts, major: u32) -> String {
 }
 
 /// As PostgreSQL's `quote_ident`, but always with quotes.
-fn identifier(name: &str) -> String {
+pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -6,6 +6,7 @@ mod inventory;
 mod lock;
 mod preflight;
 mod session;
+mod snapshot;
 mod target;
 
 pub use counts::{Compared, Table, compare_counts, count_rows, tables, uncounted};
@@ -16,4 +17,5 @@ pub use inventory::{inventory, large_objects};
 pub use lock::{TargetLock, maintenance_session};
 pub use preflight::{preflight_dump, preflight_restore, require_unpooled};
 pub use session::{Server, Session};
-pub use target::{analyze, missing_extensions, missing_roles};
+pub use snapshot::{blockers, open_snapshot};
+pub use target::{OfferedExtension, analyze, missing_roles, offered_extensions};

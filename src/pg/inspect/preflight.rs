@@ -2,6 +2,7 @@
 
 use sqlx::Row as _;
 
+use super::database::identifier;
 use super::session::Session;
 use crate::model::connection::Connection;
 use crate::pg::error::{Finding, PgError, Severity};
@@ -36,7 +37,7 @@ pub async fn preflight_restore(session: &mut Session) -> Result<Vec<Finding>, Pg
         Finding::warning(
             "role",
             format!("{role} may not create databases, so restore --mode new needs another role"),
-            format!("as a superuser: ALTER ROLE \"{role}\" CREATEDB;"),
+            format!("as a superuser: ALTER ROLE {} CREATEDB;", identifier(&role)),
         )
     }])
 }
@@ -98,7 +99,10 @@ async fn row_security(session: &mut Session) -> Result<Finding, PgError> {
     Ok(Finding::problem(
         "row security",
         format!("policies hide rows from role {role} in {}", shown(&tables)),
-        format!("as a superuser: ALTER ROLE \"{role}\" BYPASSRLS;"),
+        format!(
+            "as a superuser: ALTER ROLE {} BYPASSRLS;",
+            identifier(&role)
+        ),
     ))
 }
 
@@ -124,7 +128,10 @@ async fn privileges(session: &mut Session) -> Result<Finding, PgError> {
     Ok(Finding::problem(
         "privileges",
         format!("role {role} may not read {}", shown(&objects)),
-        format!("as a superuser: GRANT pg_read_all_data TO \"{role}\";"),
+        format!(
+            "as a superuser: GRANT pg_read_all_data TO {};",
+            identifier(&role)
+        ),
     ))
 }
 

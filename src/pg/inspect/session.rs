@@ -67,10 +67,7 @@ impl Session {
     }
 
     async fn connect_to(connection: Connection) -> Result<Self, PgError> {
-        let failed = |source| PgError::Connect {
-            to: connection.to_string(),
-            source,
-        };
+        let failed = |source| refused(&connection, source);
         let options = options(&connection).map_err(failed)?;
         let seconds = connection
             .setting("connect_timeout")
@@ -83,14 +80,14 @@ impl Session {
             .map_err(timed_out)
             .and_then(|result| result)
             .map_err(failed)?;
+        // Before anything else is asked: the limits may be shorter than a question takes.
+        lift_limits(&mut inner).await.map_err(failed)?;
         let server = server(&mut inner).await.map_err(failed)?;
-        let mut session = Self {
+        Ok(Self {
             inner,
             connection,
             server,
-        };
-        session.lift_limits().await?;
-        Ok(session)
+        })
     }
 
     /// The connection with the one host that answered.
@@ -103,23 +100,6 @@ impl Session {
     #[must_use]
     pub const fn server(&self) -> &Server {
         &self.server
-    }
-
-    /// Opens the snapshot that the dump and the counts share, and returns its id. It lives as long as the session.
-    ///
-    /// # Errors
-    /// The server refuses it.
-    pub async fn export_snapshot(&mut self) -> Result<String, PgError> {
-        self.run(
-            "open the snapshot",
-            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-        )
-        .await?;
-        self.value(
-            "export the snapshot",
-            "SELECT pg_catalog.pg_export_snapshot()",
-        )
-        .await
     }
 
     /// Ends the session in order; what it held is released.
@@ -165,24 +145,6 @@ impl Session {
             .await;
         row.and_then(|row| row.try_get(0))
             .map_err(|source| PgError::Query { doing, source })
-    }
-
-    async fn lift_limits(&mut self) -> Result<(), PgError> {
-        let transaction = if self.server.major() >= 17 {
-            "SET transaction_timeout = 0;"
-        } else {
-            ""
-        };
-        let idle = if self.server.major() >= 14 {
-            "SET idle_session_timeout = 0;"
-        } else {
-            ""
-        };
-        let sql = format!(
-            "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;\
-             SET row_security = off; SET search_path = pg_catalog; {transaction} {idle}"
-        );
-        self.run("set up the session", &sql).await
     }
 
     /// `target_session_attrs` as libpq has it (manual, section 34.1.2).
@@ -263,6 +225,41 @@ fn options(connection: &Connection) -> Result<PgConnectOptions, sqlx::Error> {
     Ok(options
         .application_name(connection.setting("application_name").unwrap_or("pgseal"))
         .disable_statement_logging())
+}
+
+/// The one failure that is not passed on as it is: it repeats a character of the password.
+fn refused(connection: &Connection, source: sqlx::Error) -> PgError {
+    let to = connection.to_string();
+    match source {
+        sqlx::Error::Configuration(error) if error.to_string().contains("saslprep") => {
+            PgError::Password { to }
+        }
+        source => PgError::Connect { to, source },
+    }
+}
+
+/// What the role or the database may have set against long sessions, taken back for this one.
+async fn lift_limits(inner: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Told by the server when it let us in; one that tells nothing gets what every version knows.
+    let major = inner.server_version_num().unwrap_or(0) / 10_000;
+    let transaction = if major >= 17 {
+        "SET transaction_timeout = 0;"
+    } else {
+        ""
+    };
+    let idle = if major >= 14 {
+        "SET idle_session_timeout = 0;"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "SET statement_timeout = 0; {transaction} {idle} SET lock_timeout = 0; \
+         SET idle_in_transaction_session_timeout = 0; SET row_security = off; SET search_path = pg_catalog"
+    );
+    inner
+        .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)))
+        .await
+        .map(drop)
 }
 
 async fn server(inner: &mut PgConnection) -> Result<Server, sqlx::Error> {

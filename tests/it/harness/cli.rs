@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::folder;
-use super::postgres::bin_dir;
+use super::postgres::{DEBIAN_MAJOR, bin_dir_of};
 
 /// The passphrase of the tests; a dummy that secrets tests look for.
 pub const PASSPHRASE: &str = "dummy-passphrase-canary-1";
@@ -252,9 +252,14 @@ pub fn files(root: &Path) -> Vec<String> {
 /// A folder with a pg_dump and a pg_restore of the test's own: shell scripts, which find the real programs in `$REAL`.
 /// `--version` is answered by the real one.
 pub fn clients(pg_dump: Option<&str>, pg_restore: Option<&str>) -> TempDir {
+    clients_of(DEBIAN_MAJOR, pg_dump, pg_restore)
+}
+
+/// As [`clients`], with the real programs of another major version.
+pub fn clients_of(major: u32, pg_dump: Option<&str>, pg_restore: Option<&str>) -> TempDir {
     let folder = folder();
     for (name, script) in [("pg_dump", pg_dump), ("pg_restore", pg_restore)] {
-        let real = bin_dir().join(name);
+        let real = bin_dir_of(major).join(name);
         let path = folder.path().join(name);
         match script {
             None => std::os::unix::fs::symlink(real, path).unwrap(),

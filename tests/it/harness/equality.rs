@@ -51,6 +51,23 @@ impl Content {
         }
     }
 
+    /// Keeps what every version of PostgreSQL says in the same way: rows, sequences and large objects.
+    pub fn without_dialect(mut self) -> Self {
+        self.schema.clear();
+        self.facts
+            .retain(|name, _| !name.starts_with("extension ") && !name.starts_with("database "));
+        self
+    }
+
+    /// Rows of all tables, as they were counted here; materialized views are filled anew and have none of their own.
+    pub fn rows(&self) -> u64 {
+        let rows = |(name, value): (&String, &String)| {
+            let counted = name.strip_prefix("table ").is_some();
+            counted.then(|| value.split(' ').next()?.parse::<u64>().ok())?
+        };
+        self.facts.iter().filter_map(rows).sum()
+    }
+
     /// What differs first; `None` where nothing does.
     pub fn difference(&self, other: &Self) -> Option<String> {
         for (name, value) in &self.facts {
@@ -110,7 +127,9 @@ BEGIN
   RETURN answer;
 END $$;
 SET extra_float_digits = 3; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET search_path = pg_catalog;
-SELECT 'table ' || c.oid::regclass || e'\x01' || pg_temp.digest(c.oid)
+-- Names may hold line breaks.
+SELECT replace(replace(fact, e'\r', '\r'), e'\n', '\n') FROM (
+SELECT CASE c.relkind WHEN 'm' THEN 'materialized view ' ELSE 'table ' END || c.oid::regclass || e'\x01' || pg_temp.digest(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE (c.relkind = 'r' OR c.relkind = 'm' AND c.relispopulated) AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 UNION ALL
@@ -124,6 +143,10 @@ UNION ALL
 SELECT 'extension ' || extname || e'\x01' || extversion FROM pg_extension
 UNION ALL
 SELECT 'database ' || k || e'\x01' || coalesce(v, '') FROM pg_database d,
-  LATERAL (VALUES ('encoding', pg_encoding_to_char(d.encoding)), ('collate', d.datcollate), ('ctype', d.datctype)) f(k, v)
+  LATERAL (VALUES ('encoding', pg_encoding_to_char(d.encoding)), ('collate', d.datcollate), ('ctype', d.datctype),
+    -- Before 15 there is no provider, and the locale's column has had two names.
+    ('provider', to_jsonb(d) ->> 'datlocprovider'),
+    ('locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'))) f(k, v)
   WHERE d.datname = current_database()
+) facts(fact)
 ";

@@ -3,8 +3,10 @@
 pub mod cli;
 pub mod equality;
 pub mod gpg;
+pub mod link;
 pub mod postgres;
 pub mod s3;
+pub mod somebody;
 pub mod watch;
 
 use std::path::PathBuf;
@@ -15,6 +17,22 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
+}
+
+/// A file of what `./dev setup` installed beside Debian's packages: `{package}/{path}`.
+pub fn tool(path: &str) -> PathBuf {
+    let folder = match std::env::var_os("PGSEAL_TEST_TOOLS") {
+        Some(folder) => PathBuf::from(folder),
+        None if postgres::is_root() => PathBuf::from("/var/cache/pgseal-tools"),
+        None => PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/pgseal-tools"),
+    };
+    let file = folder.join(path);
+    assert!(
+        file.exists(),
+        "{} is missing: run ./dev setup",
+        file.display()
+    );
+    file
 }
 
 /// How much of something is tried: little in `./dev test`, much in `./dev soak`.

