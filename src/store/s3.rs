@@ -54,6 +54,9 @@ pub struct S3Settings {
     pub plain_http: PlainHttp,
     /// How long to try.
     pub retry: RetryPolicy,
+    /// How large an upload's first parts are: [`super::PART_BYTES_FIRST`], which every store takes. Tests take less, to have
+    /// many parts of few bytes.
+    pub part_bytes: u64,
     /// Where parts too large for the memory are kept, sealed as they are.
     pub spool_folder: PathBuf,
 }
@@ -69,6 +72,7 @@ pub(super) struct Inner {
     pub(super) bucket: String,
     place: String,
     pub(super) retry: RetryPolicy,
+    pub(super) part_bytes: u64,
     pub(super) spool_folder: PathBuf,
 }
 
@@ -129,15 +133,14 @@ impl S3Store {
         ));
         let place = format!("s3://{} at {place}", settings.bucket);
         let client = Client::from_conf(config.build());
-        let (bucket, retry, spool_folder) =
-            (settings.bucket, settings.retry, settings.spool_folder);
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
-                bucket,
+                bucket: settings.bucket,
                 place,
-                retry,
-                spool_folder,
+                retry: settings.retry,
+                part_bytes: settings.part_bytes,
+                spool_folder: settings.spool_folder,
             }),
         })
     }
@@ -361,7 +364,7 @@ impl S3Store {
         const DOING: &str = "fetch";
         let key = &head.key;
         let mut spool = SpoolWriter::unnamed_in(spool_folder).await?;
-        let mut backoff = Backoff::new(&self.inner.retry, self.inner.retry.part_budget);
+        let mut backoff = Backoff::new(&self.inner.retry, self.inner.retry.transfer_budget);
         while spool.bytes() < head.bytes {
             let before = spool.bytes();
             let error = match self.fetch_rest(head, &mut spool, &counted).await {

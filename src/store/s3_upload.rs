@@ -109,7 +109,7 @@ impl S3Upload {
             store: store.clone(),
             key: key.clone(),
             uid,
-            plan: PartPlan::new(size_hint).map_err(too_large)?,
+            plan: PartPlan::new(size_hint, store.inner.part_bytes).map_err(too_large)?,
             filling: Filling::Memory(BytesMut::new()),
             upload_id: None,
             parts_sent: 0,
@@ -361,7 +361,7 @@ impl S3Store {
                 .ok_or_else(|| CallError::garbled("it has no upload id"))
         };
         let limits = Limits {
-            budget: self.inner.retry.part_budget,
+            budget: self.inner.retry.transfer_budget,
             timeout: self.inner.retry.attempt_timeout,
         };
         let created = repeat(&self.inner.retry, limits, DOING, key.as_str(), request).await;
@@ -378,7 +378,7 @@ impl S3Store {
         const DOING: &str = "upload a part of";
         let bytes = content.bytes();
         let limits = Limits {
-            budget: self.inner.retry.part_budget,
+            budget: self.inner.retry.transfer_budget,
             timeout: self.inner.retry.timeout_for(bytes),
         };
         let request = || async {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use pgseal::model::ids::Uid;
 use pgseal::model::object_key::ObjectKey;
 use pgseal::store::{
-    ObjectHead, PlainHttp, RetryPolicy, S3Settings, Store, StoreError, StoreSettings,
+    ObjectHead, PART_BYTES_FIRST, PlainHttp, RetryPolicy, S3Settings, Store, StoreError,
+    StoreSettings,
 };
 use time::OffsetDateTime;
 
@@ -23,7 +24,7 @@ const LARGE: usize = (20 << 20) + 3;
 async fn bucket(server: &S3Server, spool: &Path) -> Store {
     let retry = RetryPolicy {
         call_budget: Duration::from_secs(5),
-        part_budget: Duration::from_secs(5),
+        transfer_budget: Duration::from_secs(5),
         attempt_timeout: Duration::from_secs(2),
         completion_timeout: Duration::from_secs(2),
         delay_first: Duration::from_millis(5),
@@ -38,6 +39,7 @@ async fn bucket(server: &S3Server, spool: &Path) -> Store {
         path_style: true,
         plain_http: PlainHttp::Refused,
         retry,
+        part_bytes: PART_BYTES_FIRST,
         spool_folder: spool.to_owned(),
     };
     Store::open(StoreSettings::S3(settings)).await.unwrap()
