@@ -318,6 +318,9 @@ impl S3Store {
     ) -> Result<(ObjectHead, Bytes), StoreError> {
         const DOING: &str = "read";
         let limits = self.body_limits(bytes_max.min(BODY_BYTES_PER_SECOND_MIN * 600));
+        // The whole attempt may take as long as the largest object; one that stands still is given up sooner.
+        let limit = self.inner.retry.attempt_timeout;
+        let timed_out = |_| CallError::timed_out(limit);
         let request = || async {
             let request = self
                 .inner
@@ -325,10 +328,19 @@ impl S3Store {
                 .get_object()
                 .bucket(&self.inner.bucket)
                 .key(key.as_str());
-            let mut answer = request.send().await.map_err(CallError::of)?;
+            let answer = tokio::time::timeout(limit, request.send())
+                .await
+                .map_err(timed_out)?;
+            let mut answer = answer.map_err(CallError::of)?;
             let head = head_of(key, &answer);
             let mut content = BytesMut::new();
-            while let Some(chunk) = answer.body.try_next().await.map_err(CallError::of_body)? {
+            loop {
+                let chunk = tokio::time::timeout(limit, answer.body.try_next())
+                    .await
+                    .map_err(timed_out)?;
+                let Some(chunk) = chunk.map_err(CallError::of_body)? else {
+                    break;
+                };
                 content.extend_from_slice(&chunk);
                 if content.len() as u64 > bytes_max {
                     return Ok((head, None));
