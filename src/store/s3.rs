@@ -169,15 +169,22 @@ impl S3Store {
     pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectHead>, StoreError> {
         const DOING: &str = "look up";
         let bucket = &self.inner.bucket;
-        let request = || {
-            self.inner
+        let request = || async {
+            let request = self
+                .inner
                 .client
                 .head_object()
                 .bucket(bucket)
-                .key(key.as_str())
-                .send()
+                .key(key.as_str());
+            let answer = request.send().await.map_err(CallError::of)?;
+            // Every object has one. An answer without it is some proxy's, and would make our own object another's.
+            match answer.e_tag() {
+                Some(_) => Ok(answer),
+                None => Err(CallError::garbled("it has no ETag")),
+            }
         };
-        let answer = match self.call(DOING, key.as_str(), request).await {
+        let limits = self.call_limits();
+        let answer = match repeat(&self.inner.retry, limits, DOING, key.as_str(), request).await {
             Ok(answer) => answer,
             Err(failed) if failed.error.status() == 404 => return Ok(None),
             Err(failed) => return Err(failed.on(DOING, key.as_str())),
@@ -480,15 +487,19 @@ impl S3Store {
         Attempt: FnMut() -> Answer,
         Answer: Future<Output = Result<T, aws_sdk_s3::error::SdkError<E>>>,
     {
-        let limits = Limits {
-            budget: self.inner.retry.call_budget,
-            timeout: self.inner.retry.attempt_timeout,
-        };
         let attempt = || {
             let answer = attempt();
             async move { answer.await.map_err(CallError::of) }
         };
+        let limits = self.call_limits();
         repeat(&self.inner.retry, limits, operation, subject, attempt).await
+    }
+
+    fn call_limits(&self) -> Limits {
+        Limits {
+            budget: self.inner.retry.call_budget,
+            timeout: self.inner.retry.attempt_timeout,
+        }
     }
 
     fn body_limits(&self, bytes: u64) -> Limits {
