@@ -146,7 +146,16 @@ impl S3Upload {
 
     /// Makes the object visible, and returns it as the store has it. Whatever fails, nothing is left behind where the
     /// store lets that be done.
-    pub(super) async fn commit(mut self) -> Result<ObjectHead, StoreError> {
+    pub(super) async fn commit(self) -> Result<ObjectHead, StoreError> {
+        let (store, key, uid) = (self.store.clone(), self.key.clone(), self.uid);
+        let committed = self.try_commit().await;
+        if committed.is_err() {
+            store.take_back(&key, uid).await;
+        }
+        committed
+    }
+
+    async fn try_commit(mut self) -> Result<ObjectHead, StoreError> {
         if self.upload_id.is_none() {
             let content =
                 match std::mem::replace(&mut self.filling, Filling::Memory(BytesMut::new())) {
@@ -342,6 +351,17 @@ fn settled(
 }
 
 impl S3Store {
+    /// Deletes what a failed commit may have made visible: the store can have put an object together, and then not say so.
+    async fn take_back(&self, key: &ObjectKey, uid: Uid) {
+        let taken = match self.head(key).await {
+            Ok(Some(head)) if head.uid == Some(uid) => self.delete(key).await.map(drop),
+            looked => looked.map(drop),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(%error, object.key = %key, "Backup may have left an unfinished object behind");
+        }
+    }
+
     async fn create_upload(&self, key: &ObjectKey, uid: Uid) -> Result<String, StoreError> {
         const DOING: &str = "start the upload of";
         let request = || async {
