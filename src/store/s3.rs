@@ -216,7 +216,10 @@ impl S3Store {
             }
         }
         let length = content.len() as u64;
-        let limits = self.body_limits(length);
+        let limits = Limits {
+            budget: self.inner.retry.transfer_budget,
+            timeout: self.inner.retry.timeout_for(length),
+        };
         let request = || async {
             let request = self
                 .inner
@@ -324,7 +327,11 @@ impl S3Store {
         bytes_max: u64,
     ) -> Result<(ObjectHead, Bytes), StoreError> {
         const DOING: &str = "read";
-        let limits = self.body_limits(bytes_max.min(BODY_BYTES_PER_SECOND_MIN * 600));
+        let most = bytes_max.min(BODY_BYTES_PER_SECOND_MIN * 600);
+        let limits = Limits {
+            timeout: self.inner.retry.timeout_for(most),
+            ..self.call_limits()
+        };
         // The whole attempt may take as long as the largest object; one that stands still is given up sooner.
         let limit = self.inner.retry.attempt_timeout;
         let timed_out = |_| CallError::timed_out(limit);
@@ -499,13 +506,6 @@ impl S3Store {
         Limits {
             budget: self.inner.retry.call_budget,
             timeout: self.inner.retry.attempt_timeout,
-        }
-    }
-
-    fn body_limits(&self, bytes: u64) -> Limits {
-        Limits {
-            budget: self.inner.retry.call_budget,
-            timeout: self.inner.retry.timeout_for(bytes),
         }
     }
 }

@@ -239,7 +239,7 @@ impl S3Upload {
     async fn complete(&self, id: &str) -> Result<(), StoreError> {
         const DOING: &str = "complete";
         let policy = &self.store.inner.retry;
-        let mut backoff = Backoff::new(policy, policy.call_budget);
+        let mut backoff = Backoff::new(policy, policy.transfer_budget);
         let parts = self.parts.iter().map(|part| {
             let number = i32::try_from(part.number).unwrap_or(i32::MAX);
             CompletedPart::builder()
