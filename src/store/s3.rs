@@ -347,6 +347,9 @@ impl S3Store {
                 .map_err(timed_out)?;
             let mut answer = answer.map_err(CallError::of)?;
             let head = head_of(key, &answer);
+            if head.etag.is_none() {
+                return Err(CallError::garbled("it has no ETag"));
+            }
             let mut content = BytesMut::new();
             loop {
                 let chunk = tokio::time::timeout(limit, answer.body.try_next())
@@ -463,6 +466,9 @@ impl S3Store {
             return Err(Fetching::Call(CallError::garbled(
                 "it ignored the range that was asked for",
             )));
+        }
+        if answer.e_tag().is_none() {
+            return Err(Fetching::Call(CallError::garbled("it has no ETag")));
         }
         // Not every server honours the condition.
         if head.etag.is_some() && answer.e_tag() != head.etag.as_deref() {
