@@ -28,6 +28,8 @@ const PARTS_IN_FLIGHT_MAX: usize = 3;
 /// An abort races parts that are still arriving (S3 API, AbortMultipartUpload), so it is repeated until nothing is left.
 const ABORTS_MAX: u32 = 5;
 const ABORT_DELAY: Duration = Duration::from_millis(500);
+/// How long parts in flight may take to end by themselves before an abort. Somebody who pressed Ctrl-C waits for it.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// A streaming upload. Dropping it stops its requests; only `abort` cleans the store up.
 pub struct S3Upload {
@@ -172,19 +174,28 @@ impl S3Upload {
     }
 
     pub(super) async fn abort(mut self) -> Result<(), StoreError> {
-        self.in_flight.shutdown().await;
+        self.settle_parts().await;
         match self.upload_id.take() {
             Some(id) => self.store.abort_upload(&self.key, &id).await,
             None => Ok(()),
         }
     }
 
+    /// Ends the parts in flight, by themselves if they do it soon: the store can still store one whose request was cut, and
+    /// where that happens after the abort, nobody ever removes it.
+    async fn settle_parts(&mut self) {
+        let limit = self.store.inner.retry.attempt_timeout.min(SETTLE_MAX);
+        let ended = async { while self.in_flight.join_next().await.is_some() {} };
+        let _in_time = tokio::time::timeout(limit, ended).await;
+        self.in_flight.shutdown().await;
+    }
+
     async fn commit_parts(mut self) -> Result<ObjectHead, StoreError> {
         let committed = self.try_commit_parts().await;
         if committed.is_err() {
-            if let Some(id) = &self.upload_id {
-                self.in_flight.shutdown().await;
-                if let Err(error) = self.store.abort_upload(&self.key, id).await {
+            if let Some(id) = self.upload_id.take() {
+                self.settle_parts().await;
+                if let Err(error) = self.store.abort_upload(&self.key, &id).await {
                     tracing::warn!(%error, object.key = %self.key, "Backup left an unfinished upload behind");
                 }
             }
