@@ -101,11 +101,11 @@ impl S3Upload {
         if store.head(key).await?.is_some() {
             return Err(StoreError::AlreadyExists { key: key.clone() });
         }
-        let too_large = |bytes_max| StoreError::TooLarge {
-            operation: "upload",
-            key: key.clone(),
-            bytes: size_hint.unwrap_or(0),
-            bytes_max,
+        let too_large = |bytes_max| {
+            let expected = size_hint.unwrap_or(0);
+            StoreError::Configuration(format!(
+                "upload {key}: {expected} bytes are expected, an object in a bucket has at most {bytes_max}\nhint: leave the rows of large tables out with --exclude-table-data, or set BACKUP_STORE to a folder"
+            ))
         };
         Ok(Self {
             store: store.clone(),
