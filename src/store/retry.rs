@@ -91,7 +91,9 @@ impl<'a> Backoff<'a> {
     ) -> Result<(), CallError> {
         self.failures += 1;
         if !error.is_transient() {
-            return Err(error);
+            // The SDK has the store's time from that answer, and signs by it from now on.
+            let is_corrected = self.failures == 1 && error.may_be_the_clock();
+            return if is_corrected { Ok(()) } else { Err(error) };
         }
         let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
         let delay = self.policy.delay(self.failures, rand::random());

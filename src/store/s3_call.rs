@@ -134,6 +134,11 @@ impl CallError {
         }
     }
 
+    /// Whether the store may have refused nothing but the time that was signed. The answer to a HEAD has no body, so no code.
+    pub(super) fn may_be_the_clock(&self) -> bool {
+        self.status() == 403 && matches!(self.code(), "" | "RequestTimeTooSkewed")
+    }
+
     /// The store's own word for it.
     pub(super) fn code(&self) -> &str {
         match &self.kind {
