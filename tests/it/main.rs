@@ -15,10 +15,12 @@
 mod cli;
 mod commit_gate;
 mod counts;
+mod faults_store;
 mod gpg;
 mod harness;
 mod memory;
 mod round_trip;
 mod secrets;
 mod store;
+mod store_sweep;
 mod tampering;
