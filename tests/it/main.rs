@@ -20,6 +20,7 @@ mod gpg;
 mod harness;
 mod memory;
 mod round_trip;
+mod seaweed;
 mod secrets;
 mod store;
 mod store_sweep;

@@ -5,6 +5,7 @@ pub mod equality;
 pub mod gpg;
 pub mod postgres;
 pub mod s3;
+pub mod seaweed;
 pub mod watch;
 
 use std::path::PathBuf;
