@@ -19,6 +19,8 @@ use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::cli::{Pgseal, files};
 use super::folder;
@@ -92,6 +94,15 @@ struct State {
 
 impl S3Server {
     pub fn start() -> Self {
+        Self::start_behind(None)
+    }
+
+    /// Speaks TLS, as the host that the certificate names.
+    pub fn start_with_tls(certificate: ServerConfig) -> Self {
+        Self::start_behind(Some(TlsAcceptor::from(Arc::new(certificate))))
+    }
+
+    fn start_behind(tls: Option<TlsAcceptor>) -> Self {
         let root = folder();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
@@ -106,6 +117,7 @@ impl S3Server {
         let (stop, stopped) = oneshot::channel();
         let (ready, port) = std::sync::mpsc::channel();
         let shared = Arc::clone(&state);
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -115,11 +127,11 @@ impl S3Server {
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send(listener.local_addr().unwrap().port()).unwrap();
-                tokio::select! { _ = stopped => {}, never = serve(listener, service, shared) => match never {} }
+                tokio::select! { _ = stopped => {}, never = serve(listener, tls, service, shared) => match never {} }
             });
             runtime.shutdown_background();
         });
-        let endpoint = format!("http://127.0.0.1:{}", port.recv().unwrap());
+        let endpoint = format!("{scheme}://127.0.0.1:{}", port.recv().unwrap());
         Self {
             root,
             endpoint,
@@ -272,19 +284,31 @@ pub fn backblaze(call: &Call) -> Action {
     Action::Pass
 }
 
-async fn serve(listener: TcpListener, service: S3Service, state: Arc<Mutex<State>>) -> Infallible {
+async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: S3Service,
+    state: Arc<Mutex<State>>,
+) -> Infallible {
     loop {
         let Ok((socket, _)) = listener.accept().await else {
             continue;
         };
-        let (service, state) = (service.clone(), Arc::clone(&state));
+        let (service, state, tls) = (service.clone(), Arc::clone(&state), tls.clone());
         tokio::spawn(async move {
             let handler = hyper::service::service_fn(move |request| {
                 answer(request, service.clone(), Arc::clone(&state))
             });
             let server = Builder::new(TokioExecutor::new());
-            // A cut connection is what some tests ask for.
-            let _closed = server.serve_connection(TokioIo::new(socket), handler).await;
+            // A cut connection is what some tests ask for, and a refused certificate what others do.
+            match tls {
+                None => drop(server.serve_connection(TokioIo::new(socket), handler).await),
+                Some(tls) => {
+                    if let Ok(socket) = tls.accept(socket).await {
+                        drop(server.serve_connection(TokioIo::new(socket), handler).await);
+                    }
+                }
+            }
         });
     }
 }
