@@ -259,3 +259,25 @@ fn rclone_cat(bucket: &Bucket, key: &str) -> Vec<u8> {
         .args(["cat", &format!("s:{name}/{key}")])
         .env_clear())
 }
+
+/// Row 42: this server lists a thousand parts, and then the rest: all are compared before the upload is completed. So small
+/// ones it does not complete, and none of them is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_parts_than_a_page_holds_are_compared() {
+    let (bucket, spool) = (Seaweed::shared().bucket(Keeps::Latest).await, folder());
+    let mut settings = settings(&bucket.endpoint, &bucket.name, spool.path());
+    settings.part_bytes = 1 << 10;
+    let store = Store::open(StoreSettings::S3(settings)).await.unwrap();
+    let key = ObjectKey::parse("a/many").unwrap();
+    let mut upload = store.upload(&key, uid(), None).await.unwrap();
+    upload.write(vec![1; 1010 << 10].into()).await.unwrap();
+    let error = upload.commit().await.unwrap_err().to_string();
+    assert!(
+        error.contains("complete a/many") && error.contains("EntityTooSmall"),
+        "{error}"
+    );
+    assert_eq!(
+        (bucket.stored().await, bucket.unfinished().await),
+        (NOTHING, NOTHING)
+    );
+}

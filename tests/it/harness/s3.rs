@@ -141,10 +141,6 @@ impl S3Server {
         }
     }
 
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
     /// Where the bucket's objects are as files.
     pub fn bucket(&self) -> PathBuf {
         self.root.path().join(BUCKET)
@@ -397,7 +393,7 @@ async fn answer(
                 return Err(CUT.into());
             }
             head.headers.insert("content-length", body.len().into());
-            Ok(Response::from_parts(head, cut(body, bytes)))
+            Ok(Response::from_parts(head, cut(&body, bytes)))
         }
         Action::Flip(from_end) => {
             let (head, body) = act(request).await?.into_parts();
@@ -444,7 +440,7 @@ const CUT: &str = "cut by the test";
 
 /// A body that ends before its end, as over a broken connection. It comes in small pieces, with time between them to be
 /// sent, so that most of what was promised is really there.
-fn cut(body: Bytes, bytes: usize) -> Body {
+fn cut(body: &Bytes, bytes: usize) -> Body {
     let sent = body.slice(..bytes.min(body.len()));
     let pieces = stream::unfold(sent, |mut rest| async {
         tokio::task::yield_now().await;

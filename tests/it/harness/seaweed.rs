@@ -54,7 +54,8 @@ impl Seaweed {
     /// The server that tests share: each has buckets of its own.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Seaweed> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        // On a thread of its own: it waits on a runtime, and the test may stand on one.
+        SHARED.get_or_init(|| std::thread::spawn(Self::start).join().unwrap())
     }
 
     fn start() -> Self {
