@@ -20,7 +20,9 @@ use crate::model::object_key::{Layout, ObjectKeyError};
 use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
 use crate::model::pgpass;
 use crate::pg::{Clients, Search};
-use crate::store::{PlainHttp, RetryPolicy, S3Settings, Store, StoreError, StoreSettings};
+use crate::store::{
+    PART_BYTES_FIRST, PlainHttp, RetryPolicy, S3Settings, Store, StoreError, StoreSettings,
+};
 use crate::vault::{ListCache, Vault};
 
 /// Where backups go when nothing is said.
@@ -401,6 +403,7 @@ impl StoreArgs {
             path_style: self.s3_path_style == Some(true),
             plain_http,
             retry: RetryPolicy::default(),
+            part_bytes: PART_BYTES_FIRST,
             spool_folder,
         })
     }

@@ -24,6 +24,7 @@ use time::OffsetDateTime;
 pub use endpoint::PlainHttp;
 pub use error::StoreError;
 pub use local::{LocalStore, LocalUpload};
+pub use parts::PART_BYTES_FIRST;
 pub use retry::RetryPolicy;
 pub use s3::{S3Settings, S3Store};
 pub use s3_upload::S3Upload;

@@ -14,8 +14,9 @@ pub(super) const PART_IN_MEMORY_BYTES_MAX: u64 = 16 * MIB;
 const MIB: u64 = 1 << 20;
 /// S3 takes at most 5 GiB, B2 5,000,000,000 bytes: 4 GiB is below both.
 const PART_BYTES_MAX: u64 = 4 << 30;
-/// Above S3's least of 5 MiB, and large enough that the requests' own time does not matter.
-const PART_BYTES_FIRST: u64 = 8 * MIB;
+/// How large an upload's first parts are: above S3's least of 5 MiB, and large enough that the requests' own time does not
+/// matter.
+pub const PART_BYTES_FIRST: u64 = 8 * MIB;
 /// From this part on an upload is known to be large, and parts take all the memory they may.
 const SMALL_PARTS: u32 = 2_000;
 /// From this part on sizes double every [`DOUBLING_PARTS`], because the number of parts is running out.
@@ -30,16 +31,16 @@ pub(super) struct PartPlan {
 }
 
 impl PartPlan {
-    /// Plans for an expected length, which may be wrong in either direction. `None` where nothing is known. `Err`
-    /// holds the limit where the length is beyond what an object can have.
-    pub(super) fn new(size_hint: Option<u64>) -> Result<Self, u64> {
+    /// Plans for an expected length, which may be wrong in either direction, from first parts of `first_bytes`. `None`
+    /// where nothing is known. `Err` holds the limit where the length is beyond what an object can have.
+    pub(super) fn new(size_hint: Option<u64>, first_bytes: u64) -> Result<Self, u64> {
         let expected = size_hint.unwrap_or(0);
         if expected > OBJECT_BYTES_MAX {
             return Err(OBJECT_BYTES_MAX);
         }
         // Small parts are kept where the steady ones reach anyway, spool files being slower than memory.
         let base_bytes = if expected <= steady_bytes() {
-            PART_BYTES_FIRST
+            first_bytes
         } else {
             expected
                 .div_ceil(u64::from(STEADY_PARTS))
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_stream_of_unknown_length_stays_in_memory_for_110_gib() {
-        let plan = PartPlan::new(None).unwrap();
+        let plan = PartPlan::new(None, PART_BYTES_FIRST).unwrap();
         assert_eq!(plan.part_bytes(0), None);
         assert_eq!(plan.part_bytes(1), Some(8 * MIB));
         assert_eq!(plan.part_bytes(8_000), Some(16 * MIB));
@@ -93,15 +94,15 @@ mod tests {
 
     #[test]
     fn more_than_an_object_can_hold_is_refused() {
-        assert!(PartPlan::new(Some(OBJECT_BYTES_MAX)).is_ok());
-        assert!(PartPlan::new(Some(OBJECT_BYTES_MAX + 1)).is_err());
+        assert!(PartPlan::new(Some(OBJECT_BYTES_MAX), PART_BYTES_FIRST).is_ok());
+        assert!(PartPlan::new(Some(OBJECT_BYTES_MAX + 1), PART_BYTES_FIRST).is_err());
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_plan_reaches_five_tebibytes(hint in proptest::option::of(0..=OBJECT_BYTES_MAX)) {
-            let plan = PartPlan::new(hint).unwrap();
+            let plan = PartPlan::new(hint, PART_BYTES_FIRST).unwrap();
             let sizes: Vec<u64> = (1..=PARTS_MAX).map(|number| plan.part_bytes(number).unwrap()).collect();
             prop_assert!(sizes.iter().all(|bytes| (PART_BYTES_MIN..=PART_BYTES_MAX).contains(bytes)));
             prop_assert!(sizes.is_sorted());

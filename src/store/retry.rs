@@ -13,8 +13,9 @@ use super::s3_call::CallError;
 pub struct RetryPolicy {
     /// How long a small request (a look-up, a listing, a deletion) is repeated, counted from its first failure.
     pub call_budget: Duration,
-    /// How long one part of an upload is repeated, counted from its first failure.
-    pub part_budget: Duration,
+    /// How long whatever carries a backup's bytes is repeated (a part, a small object, a download) and what makes parts
+    /// an object, counted from its first failure.
+    pub transfer_budget: Duration,
     /// How long one attempt may go without an answer, and a download without a byte. Attempts that carry a body get
     /// more, by its size.
     pub attempt_timeout: Duration,
@@ -32,7 +33,7 @@ impl Default for RetryPolicy {
             // A person or a job waits for these.
             call_budget: Duration::from_secs(2 * 60),
             // Backblaze B2 answers 503 while it looks for a free vault, sometimes for half an hour.
-            part_budget: Duration::from_secs(45 * 60),
+            transfer_budget: Duration::from_secs(45 * 60),
             attempt_timeout: Duration::from_secs(30),
             // Amazon S3 takes minutes to put thousands of parts together.
             completion_timeout: Duration::from_secs(10 * 60),
@@ -90,7 +91,9 @@ impl<'a> Backoff<'a> {
     ) -> Result<(), CallError> {
         self.failures += 1;
         if !error.is_transient() {
-            return Err(error);
+            // The SDK has the store's time from that answer, and signs by it from now on.
+            let is_corrected = self.failures == 1 && error.may_be_the_clock();
+            return if is_corrected { Ok(()) } else { Err(error) };
         }
         let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
         let delay = self.policy.delay(self.failures, rand::random());

@@ -54,6 +54,9 @@ pub struct S3Settings {
     pub plain_http: PlainHttp,
     /// How long to try.
     pub retry: RetryPolicy,
+    /// How large an upload's first parts are: [`super::PART_BYTES_FIRST`], which every store takes. Tests take less, to have
+    /// many parts of few bytes.
+    pub part_bytes: u64,
     /// Where parts too large for the memory are kept, sealed as they are.
     pub spool_folder: PathBuf,
 }
@@ -69,6 +72,7 @@ pub(super) struct Inner {
     pub(super) bucket: String,
     place: String,
     pub(super) retry: RetryPolicy,
+    pub(super) part_bytes: u64,
     pub(super) spool_folder: PathBuf,
 }
 
@@ -129,15 +133,14 @@ impl S3Store {
         ));
         let place = format!("s3://{} at {place}", settings.bucket);
         let client = Client::from_conf(config.build());
-        let (bucket, retry, spool_folder) =
-            (settings.bucket, settings.retry, settings.spool_folder);
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
-                bucket,
+                bucket: settings.bucket,
                 place,
-                retry,
-                spool_folder,
+                retry: settings.retry,
+                part_bytes: settings.part_bytes,
+                spool_folder: settings.spool_folder,
             }),
         })
     }
@@ -166,15 +169,22 @@ impl S3Store {
     pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectHead>, StoreError> {
         const DOING: &str = "look up";
         let bucket = &self.inner.bucket;
-        let request = || {
-            self.inner
+        let request = || async {
+            let request = self
+                .inner
                 .client
                 .head_object()
                 .bucket(bucket)
-                .key(key.as_str())
-                .send()
+                .key(key.as_str());
+            let answer = request.send().await.map_err(CallError::of)?;
+            // Every object has one. An answer without it is some proxy's, and would make our own object another's.
+            match answer.e_tag() {
+                Some(_) => Ok(answer),
+                None => Err(CallError::garbled("it has no ETag")),
+            }
         };
-        let answer = match self.call(DOING, key.as_str(), request).await {
+        let limits = self.call_limits();
+        let answer = match repeat(&self.inner.retry, limits, DOING, key.as_str(), request).await {
             Ok(answer) => answer,
             Err(failed) if failed.error.status() == 404 => return Ok(None),
             Err(failed) => return Err(failed.on(DOING, key.as_str())),
@@ -206,7 +216,10 @@ impl S3Store {
             }
         }
         let length = content.len() as u64;
-        let limits = self.body_limits(length);
+        let limits = Limits {
+            budget: self.inner.retry.transfer_budget,
+            timeout: self.inner.retry.timeout_for(length),
+        };
         let request = || async {
             let request = self
                 .inner
@@ -314,7 +327,14 @@ impl S3Store {
         bytes_max: u64,
     ) -> Result<(ObjectHead, Bytes), StoreError> {
         const DOING: &str = "read";
-        let limits = self.body_limits(bytes_max.min(BODY_BYTES_PER_SECOND_MIN * 600));
+        let most = bytes_max.min(BODY_BYTES_PER_SECOND_MIN * 600);
+        let limits = Limits {
+            timeout: self.inner.retry.timeout_for(most),
+            ..self.call_limits()
+        };
+        // The whole attempt may take as long as the largest object; one that stands still is given up sooner.
+        let limit = self.inner.retry.attempt_timeout;
+        let timed_out = |_| CallError::timed_out(limit);
         let request = || async {
             let request = self
                 .inner
@@ -322,10 +342,22 @@ impl S3Store {
                 .get_object()
                 .bucket(&self.inner.bucket)
                 .key(key.as_str());
-            let mut answer = request.send().await.map_err(CallError::of)?;
+            let answer = tokio::time::timeout(limit, request.send())
+                .await
+                .map_err(timed_out)?;
+            let mut answer = answer.map_err(CallError::of)?;
             let head = head_of(key, &answer);
+            if head.etag.is_none() {
+                return Err(CallError::garbled("it has no ETag"));
+            }
             let mut content = BytesMut::new();
-            while let Some(chunk) = answer.body.try_next().await.map_err(CallError::of_body)? {
+            loop {
+                let chunk = tokio::time::timeout(limit, answer.body.try_next())
+                    .await
+                    .map_err(timed_out)?;
+                let Some(chunk) = chunk.map_err(CallError::of_body)? else {
+                    break;
+                };
                 content.extend_from_slice(&chunk);
                 if content.len() as u64 > bytes_max {
                     return Ok((head, None));
@@ -361,7 +393,7 @@ impl S3Store {
         const DOING: &str = "fetch";
         let key = &head.key;
         let mut spool = SpoolWriter::unnamed_in(spool_folder).await?;
-        let mut backoff = Backoff::new(&self.inner.retry, self.inner.retry.part_budget);
+        let mut backoff = Backoff::new(&self.inner.retry, self.inner.retry.transfer_budget);
         while spool.bytes() < head.bytes {
             let before = spool.bytes();
             let error = match self.fetch_rest(head, &mut spool, &counted).await {
@@ -435,6 +467,9 @@ impl S3Store {
                 "it ignored the range that was asked for",
             )));
         }
+        if answer.e_tag().is_none() {
+            return Err(Fetching::Call(CallError::garbled("it has no ETag")));
+        }
         // Not every server honours the condition.
         if head.etag.is_some() && answer.e_tag() != head.etag.as_deref() {
             let key = head.key.clone();
@@ -465,21 +500,18 @@ impl S3Store {
         Attempt: FnMut() -> Answer,
         Answer: Future<Output = Result<T, aws_sdk_s3::error::SdkError<E>>>,
     {
-        let limits = Limits {
-            budget: self.inner.retry.call_budget,
-            timeout: self.inner.retry.attempt_timeout,
-        };
         let attempt = || {
             let answer = attempt();
             async move { answer.await.map_err(CallError::of) }
         };
+        let limits = self.call_limits();
         repeat(&self.inner.retry, limits, operation, subject, attempt).await
     }
 
-    fn body_limits(&self, bytes: u64) -> Limits {
+    fn call_limits(&self) -> Limits {
         Limits {
             budget: self.inner.retry.call_budget,
-            timeout: self.inner.retry.timeout_for(bytes),
+            timeout: self.inner.retry.attempt_timeout,
         }
     }
 }

@@ -27,7 +27,9 @@ enum Kind {
     Garbled(&'static str),
     /// The store said no.
     Answered { status: u16, code: String },
-    /// The request could not be made at all: wrong credentials chain, wrong certificate.
+    /// The other side is not who it says, or nobody vouches for it. A certificate that is not trusted stays so.
+    Untrusted(String),
+    /// The request could not be made at all: wrong credentials chain.
     Impossible,
 }
 
@@ -78,18 +80,13 @@ impl CallError {
         let retry_after = error.raw_response().and_then(retry_after);
         let kind = match &error {
             SdkError::TimeoutError(_) => Kind::Broken,
-            SdkError::DispatchFailure(failure)
-                if names_certificate(failure.as_connector_error()) =>
-            {
-                Kind::Impossible
-            }
             SdkError::DispatchFailure(failure) => {
                 let passes =
                     failure.is_io() || failure.is_timeout() || failure.as_other().is_some();
-                if passes {
-                    Kind::Broken
-                } else {
-                    Kind::Impossible
+                match wrong_certificate(failure.as_connector_error()) {
+                    Some(why) => Kind::Untrusted(why),
+                    None if passes => Kind::Broken,
+                    None => Kind::Impossible,
                 }
             }
             SdkError::ResponseError(_) => Kind::Garbled("its answer could not be read"),
@@ -130,8 +127,13 @@ impl CallError {
                 matches!(status, 200..=299 | 408 | 429 | 500 | 502 | 503 | 504)
                     || CODES.contains(&code.as_str())
             }
-            Kind::Impossible => false,
+            Kind::Untrusted(_) | Kind::Impossible => false,
         }
+    }
+
+    /// Whether the store may have refused nothing but the time that was signed. The answer to a HEAD has no body, so no code.
+    pub(super) fn may_be_the_clock(&self) -> bool {
+        self.status() == 403 && matches!(self.code(), "" | "RequestTimeTooSkewed")
     }
 
     /// The store's own word for it.
@@ -172,6 +174,11 @@ impl CallError {
                 attempts,
                 source: Box::new(self),
             };
+        }
+        if let Kind::Untrusted(why) = &self.kind {
+            return hint(&format!(
+                "{why}\nhint: check BACKUP_S3_ENDPOINT_URL; an authority of your own belongs into the system's trust store, or into a file that SSL_CERT_FILE names"
+            ));
         }
         match (self.status(), self.code()) {
             (_, "NoSuchBucket") => hint(
@@ -220,6 +227,7 @@ impl fmt::Display for CallError {
             Kind::Answered { status, code } => {
                 write!(formatter, "the store answered {status} {code}")
             }
+            Kind::Untrusted(why) => formatter.write_str(why),
             Kind::Impossible => formatter.write_str("the request could not be made"),
         }
     }
@@ -248,11 +256,13 @@ fn deepest<'a>(
     error
 }
 
-/// A certificate that is not trusted stays so.
-fn names_certificate(error: Option<&aws_sdk_s3::error::ConnectorError>) -> bool {
-    let Some(error) = error else { return false };
-    let error: &(dyn std::error::Error + 'static) = error;
-    format!("{:?}", deepest(error)).contains("InvalidCertificate")
+/// What is wrong with the other side's certificate, if it is that.
+fn wrong_certificate(error: Option<&aws_sdk_s3::error::ConnectorError>) -> Option<String> {
+    let error: &(dyn std::error::Error + 'static) = error?;
+    let cause = deepest(error);
+    format!("{cause:?}")
+        .contains("InvalidCertificate")
+        .then(|| cause.to_string())
 }
 
 fn retry_after(response: &HttpResponse) -> Option<Duration> {

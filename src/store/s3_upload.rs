@@ -28,6 +28,8 @@ const PARTS_IN_FLIGHT_MAX: usize = 3;
 /// An abort races parts that are still arriving (S3 API, AbortMultipartUpload), so it is repeated until nothing is left.
 const ABORTS_MAX: u32 = 5;
 const ABORT_DELAY: Duration = Duration::from_millis(500);
+/// How long parts in flight may take to end by themselves before an abort. Somebody who pressed Ctrl-C waits for it.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// A streaming upload. Dropping it stops its requests; only `abort` cleans the store up.
 pub struct S3Upload {
@@ -99,17 +101,17 @@ impl S3Upload {
         if store.head(key).await?.is_some() {
             return Err(StoreError::AlreadyExists { key: key.clone() });
         }
-        let too_large = |bytes_max| StoreError::TooLarge {
-            operation: "upload",
-            key: key.clone(),
-            bytes: size_hint.unwrap_or(0),
-            bytes_max,
+        let too_large = |bytes_max| {
+            let expected = size_hint.unwrap_or(0);
+            StoreError::Configuration(format!(
+                "upload {key}: {expected} bytes are expected, an object in a bucket has at most {bytes_max}\nhint: leave the rows of large tables out with --exclude-table-data, or set BACKUP_STORE to a folder"
+            ))
         };
         Ok(Self {
             store: store.clone(),
             key: key.clone(),
             uid,
-            plan: PartPlan::new(size_hint).map_err(too_large)?,
+            plan: PartPlan::new(size_hint, store.inner.part_bytes).map_err(too_large)?,
             filling: Filling::Memory(BytesMut::new()),
             upload_id: None,
             parts_sent: 0,
@@ -146,7 +148,16 @@ impl S3Upload {
 
     /// Makes the object visible, and returns it as the store has it. Whatever fails, nothing is left behind where the
     /// store lets that be done.
-    pub(super) async fn commit(mut self) -> Result<ObjectHead, StoreError> {
+    pub(super) async fn commit(self) -> Result<ObjectHead, StoreError> {
+        let (store, key, uid) = (self.store.clone(), self.key.clone(), self.uid);
+        let committed = self.try_commit().await;
+        if committed.is_err() {
+            store.take_back(&key, uid).await;
+        }
+        committed
+    }
+
+    async fn try_commit(mut self) -> Result<ObjectHead, StoreError> {
         if self.upload_id.is_none() {
             let content =
                 match std::mem::replace(&mut self.filling, Filling::Memory(BytesMut::new())) {
@@ -163,19 +174,28 @@ impl S3Upload {
     }
 
     pub(super) async fn abort(mut self) -> Result<(), StoreError> {
-        self.in_flight.shutdown().await;
+        self.settle_parts().await;
         match self.upload_id.take() {
             Some(id) => self.store.abort_upload(&self.key, &id).await,
             None => Ok(()),
         }
     }
 
+    /// Ends the parts in flight, by themselves if they do it soon: the store can still store one whose request was cut, and
+    /// where that happens after the abort, nobody ever removes it.
+    async fn settle_parts(&mut self) {
+        let limit = self.store.inner.retry.attempt_timeout.min(SETTLE_MAX);
+        let ended = async { while self.in_flight.join_next().await.is_some() {} };
+        let _in_time = tokio::time::timeout(limit, ended).await;
+        self.in_flight.shutdown().await;
+    }
+
     async fn commit_parts(mut self) -> Result<ObjectHead, StoreError> {
         let committed = self.try_commit_parts().await;
         if committed.is_err() {
-            if let Some(id) = &self.upload_id {
-                self.in_flight.shutdown().await;
-                if let Err(error) = self.store.abort_upload(&self.key, id).await {
+            if let Some(id) = self.upload_id.take() {
+                self.settle_parts().await;
+                if let Err(error) = self.store.abort_upload(&self.key, &id).await {
                     tracing::warn!(%error, object.key = %self.key, "Backup left an unfinished upload behind");
                 }
             }
@@ -230,7 +250,7 @@ impl S3Upload {
     async fn complete(&self, id: &str) -> Result<(), StoreError> {
         const DOING: &str = "complete";
         let policy = &self.store.inner.retry;
-        let mut backoff = Backoff::new(policy, policy.call_budget);
+        let mut backoff = Backoff::new(policy, policy.transfer_budget);
         let parts = self.parts.iter().map(|part| {
             let number = i32::try_from(part.number).unwrap_or(i32::MAX);
             CompletedPart::builder()
@@ -342,6 +362,17 @@ fn settled(
 }
 
 impl S3Store {
+    /// Deletes what a failed commit may have made visible: the store can have put an object together, and then not say so.
+    async fn take_back(&self, key: &ObjectKey, uid: Uid) {
+        let taken = match self.head(key).await {
+            Ok(Some(head)) if head.uid == Some(uid) => self.delete(key).await.map(drop),
+            looked => looked.map(drop),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(%error, object.key = %key, "Backup may have left an unfinished object behind");
+        }
+    }
+
     async fn create_upload(&self, key: &ObjectKey, uid: Uid) -> Result<String, StoreError> {
         const DOING: &str = "start the upload of";
         let request = || async {
@@ -361,7 +392,7 @@ impl S3Store {
                 .ok_or_else(|| CallError::garbled("it has no upload id"))
         };
         let limits = Limits {
-            budget: self.inner.retry.part_budget,
+            budget: self.inner.retry.transfer_budget,
             timeout: self.inner.retry.attempt_timeout,
         };
         let created = repeat(&self.inner.retry, limits, DOING, key.as_str(), request).await;
@@ -378,7 +409,7 @@ impl S3Store {
         const DOING: &str = "upload a part of";
         let bytes = content.bytes();
         let limits = Limits {
-            budget: self.inner.retry.part_budget,
+            budget: self.inner.retry.transfer_budget,
             timeout: self.inner.retry.timeout_for(bytes),
         };
         let request = || async {

@@ -3,43 +3,24 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pgseal::model::ids::Uid;
 use pgseal::model::object_key::ObjectKey;
-use pgseal::store::{
-    ObjectHead, PlainHttp, RetryPolicy, S3Settings, Store, StoreError, StoreSettings,
-};
+use pgseal::store::{ObjectHead, Store, StoreError, StoreSettings};
 use time::OffsetDateTime;
 
 use crate::harness::cli::files;
 use crate::harness::folder;
-use crate::harness::s3::{ACCESS_KEY, Action, BUCKET, Call, S3Server, SECRET_KEY, backblaze};
+use crate::harness::s3::{Action, Call, S3Server, backblaze, settings};
 
 /// Larger than two parts, and no multiple of one.
 const LARGE: usize = (20 << 20) + 3;
 
 async fn bucket(server: &S3Server, spool: &Path) -> Store {
-    let retry = RetryPolicy {
-        call_budget: Duration::from_secs(5),
-        part_budget: Duration::from_secs(5),
-        attempt_timeout: Duration::from_secs(2),
-        completion_timeout: Duration::from_secs(2),
-        delay_first: Duration::from_millis(5),
-        delay_max: Duration::from_millis(50),
-    };
-    let settings = S3Settings {
-        endpoint_url: Some(server.endpoint().to_owned()),
-        region: None,
-        bucket: BUCKET.to_owned(),
-        access_key_id: Some(ACCESS_KEY.to_owned()),
-        secret_access_key: Some(SECRET_KEY.into()),
-        path_style: true,
-        plain_http: PlainHttp::Refused,
-        retry,
-        spool_folder: spool.to_owned(),
-    };
+    let settings = server.settings(spool);
     Store::open(StoreSettings::S3(settings)).await.unwrap()
 }
 
@@ -88,7 +69,14 @@ async fn fetched(store: &Store, head: &ObjectHead, spool: &Path) -> Vec<u8> {
     all
 }
 
-async fn keeps_the_contract(store: &Store, root: &Path, spool: &Path) {
+/// `stored` looks at everything that the store keeps, past pgseal; `versions` is how many it keeps of an object that was
+/// written three times.
+pub async fn keeps_the_contract(
+    store: &Store,
+    stored: impl AsyncFn() -> Vec<String>,
+    versions: u64,
+    spool: &Path,
+) {
     store.check_bucket().await.unwrap();
     assert_eq!(store.list("").await.unwrap(), []);
     // Of every size: nothing, a byte, one part, several.
@@ -169,7 +157,8 @@ async fn keeps_the_contract(store: &Store, root: &Path, spool: &Path) {
         assert_eq!(store.head(&key("b/never")).await.unwrap(), None);
     }
     assert!(
-        !files(root)
+        !stored()
+            .await
             .iter()
             .any(|path| path.contains("never") || path.contains(".pgseal-stage-"))
     );
@@ -180,17 +169,23 @@ async fn keeps_the_contract(store: &Store, root: &Path, spool: &Path) {
         .put(&small, Some(owner), Bytes::from_static(b"third"))
         .await
         .unwrap();
-    let replaced = store.fetch(&before, spool, |_| {}).await;
-    assert!(
-        matches!(replaced, Err(StoreError::Changed { .. })),
-        "{replaced:?}"
-    );
+    match store.fetch(&before, spool, |_| {}).await {
+        Err(StoreError::Changed { .. }) => assert_eq!(versions, 1),
+        // The version that was looked at is still there.
+        Ok(mut file) if versions > 1 => {
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "again");
+        }
+        replaced => panic!("{replaced:?}"),
+    }
 
     for object in store.list("").await.unwrap() {
-        assert_eq!(store.delete(&object.key).await.unwrap().versions, 1);
+        let written = if object.key == small { versions } else { 1 };
+        assert_eq!(store.delete(&object.key).await.unwrap().versions, written);
         assert_eq!(store.head(&object.key).await.unwrap(), None);
     }
-    assert_eq!(files(root), Vec::<String>::new());
+    assert_eq!(stored().await, Vec::<String>::new());
     store.delete(&small).await.unwrap();
     assert_eq!(files(spool), Vec::<String>::new());
 }
@@ -203,7 +198,7 @@ async fn a_folder_keeps_the_contract() {
     })
     .await
     .unwrap();
-    keeps_the_contract(&store, root.path(), spool.path()).await;
+    keeps_the_contract(&store, async || files(root.path()), 1, spool.path()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,19 +206,22 @@ async fn a_bucket_keeps_the_contract() {
     let (server, spool) = (S3Server::start(), folder());
     keeps_the_contract(
         &bucket(&server, spool.path()).await,
-        &server.bucket(),
+        async || files(&server.bucket()),
+        1,
         spool.path(),
     )
     .await;
 }
 
+/// Row 33: no header that B2 refuses is sent, and its 503s are waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_like_backblaze_keeps_the_contract() {
     let (server, spool) = (S3Server::start(), folder());
     server.hook(backblaze);
     keeps_the_contract(
         &bucket(&server, spool.path()).await,
-        &server.bucket(),
+        async || files(&server.bucket()),
+        1,
         spool.path(),
     )
     .await;
@@ -260,6 +258,7 @@ async fn through(
 
 const UNAVAILABLE: &str = "<Error><Code>ServiceUnavailable</Code></Error>";
 
+/// Rows 16 and 18: the first two calls of each operation fail, hang, or are done without an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_passes_by_itself_is_repeated() {
     // For each operation of an upload: its first and its second call fail, in every way that passes.
@@ -297,6 +296,7 @@ async fn what_passes_by_itself_is_repeated() {
     }
 }
 
+/// Rows 20 to 23: what is no proper answer to a completion or a part.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_lie_are_not_believed() {
     // Completed with an error in a 200; with half an answer; with a page of HTML; without a word.
@@ -328,6 +328,27 @@ async fn answers_that_lie_are_not_believed() {
     })
     .await;
     assert!(outcome.is_ok(), "{outcome:?}");
+    // Neither done nor to be done: there is no object, and that decides too.
+    let (outcome, server) = through(|call| match (call.operation, call.count) {
+        ("CompleteMultipartUpload", 1) => Action::Answer(500, ""),
+        ("CompleteMultipartUpload", _) => {
+            Action::Answer(404, "<Error><Code>NoSuchUpload</Code></Error>")
+        }
+        _ => Action::Pass,
+    })
+    .await;
+    assert!(outcome.unwrap_err().to_string().contains("NoSuchUpload"));
+    assert_eq!(server.calls("CompleteMultipartUpload"), 2);
+    // An error in an answer of 200, however often it is asked.
+    let (outcome, server) = through(|call| match call.operation {
+        "CompleteMultipartUpload" => {
+            Action::Answer(200, "<Error><Code>InternalError</Code></Error>")
+        }
+        _ => Action::Pass,
+    })
+    .await;
+    assert!(outcome.unwrap_err().is_transient());
+    assert!(server.calls("CompleteMultipartUpload") > 2);
     let (outcome, _server) = through(|call| {
         if call.operation == "UploadPart" {
             Action::WithoutEtag
@@ -339,6 +360,7 @@ async fn answers_that_lie_are_not_believed() {
     assert!(outcome.unwrap_err().to_string().contains("no ETag"));
 }
 
+/// Rows 17 and 30: 403 and its like end an upload at once, 503 when its time is over.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_succeed_is_not_tried_for_long() {
     for (status, body) in [
@@ -373,19 +395,51 @@ async fn what_cannot_succeed_is_not_tried_for_long() {
     assert!(outcome.unwrap_err().is_transient());
 }
 
+/// Row 38: a download that is cut goes on by range, and asks for the very object that it began with.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_download_goes_on_where_it_ended() {
-    let (outcome, server) = through(|call| match (call.operation, call.count) {
-        ("GetObject", 1) => Action::Cut(5_000_000),
-        ("GetObject", 2) => Action::Cut(1),
-        ("GetObject", 3) => Action::Reset,
-        _ => Action::Pass,
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    let (outcome, server) = through(move |call| {
+        if call.operation == "GetObject" {
+            let range = call
+                .headers
+                .get("range")
+                .map(|range| range.to_str().unwrap());
+            let from = range.map_or(0, |range| {
+                let from = range.strip_prefix("bytes=").unwrap().trim_end_matches('-');
+                from.parse::<u64>().unwrap()
+            });
+            let pinned = call.headers.contains_key("if-match");
+            noted.lock().unwrap().push((from, pinned));
+        }
+        match (call.operation, call.count) {
+            ("GetObject", 1) => Action::Cut(5_000_000),
+            ("GetObject", 2) => Action::Cut(1),
+            ("GetObject", 3) => Action::Reset,
+            _ => Action::Pass,
+        }
     })
     .await;
     assert!(outcome.is_ok());
     assert_eq!(server.calls("GetObject"), 4);
+    let (from, pinned): (Vec<u64>, Vec<bool>) = asked.lock().unwrap().iter().copied().unzip();
+    // The first cut left most of its bytes, the second one at most, the third none.
+    assert!(
+        from[0] == 0 && (4_000_000..=5_000_000).contains(&from[1]),
+        "{from:?}"
+    );
+    assert!(
+        from[1] <= from[2] && from[2] == from[3] && from[3] <= from[1] + 1,
+        "{from:?}"
+    );
+    assert_eq!(
+        pinned, [true; 4],
+        "what it went on with could be another object"
+    );
 }
 
+/// Row 24: also where it is one small object, and where the loss shows at the look that confirms it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_shorter_than_sent_is_found_out() {
     let (server, spool) = (S3Server::start(), folder());
@@ -404,16 +458,15 @@ async fn an_object_that_is_shorter_than_sent_is_found_out() {
         }
         Action::Pass
     });
-    let outcome = upload(&store, &key("a/large.dump.gpg"), uid(), &content(LARGE)).await;
-    assert!(
-        outcome
-            .unwrap_err()
-            .to_string()
-            .contains("the store has 1000")
-    );
-    assert!(!file.exists(), "it is still there");
+    for length in [LARGE, 5000] {
+        let outcome = upload(&store, &key("a/large.dump.gpg"), uid(), &content(length)).await;
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("the store has 1000"), "{error}");
+        assert!(!file.exists(), "it is still there");
+    }
 }
 
+/// Row 31.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_bucket_is_named() {
     let (server, spool) = (S3Server::start(), folder());
@@ -423,6 +476,7 @@ async fn a_missing_bucket_is_named() {
     assert!(error.contains("BACKUP_S3_BUCKET"), "{error}");
 }
 
+/// Row 42.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_listings_are_whole() {
     let (root, server, spool) = (folder(), S3Server::start(), folder());
@@ -442,4 +496,77 @@ async fn long_listings_are_whole() {
         assert_eq!(store.list("many/").await.unwrap().len(), 2500);
     }
     assert!(server.calls("ListObjects") >= 3);
+}
+
+/// Row 19: a part that was cut on its way is sent again with the same bytes, also where it is too large for the memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_from_the_spool_is_sent_again() {
+    let (server, spool) = (S3Server::start(), folder());
+    let store = bucket(&server, spool.path()).await;
+    server.hook(|call| match (call.operation, call.count) {
+        ("UploadPart", 1) => Action::ResetAfter(20_000_000),
+        ("UploadPart", 2) => Action::DoAndReset,
+        _ => Action::Pass,
+    });
+    let (key, content) = (key("a/spooled.dump.gpg"), content(30 << 20));
+    // What is expected to be this large has parts of 26 MiB, and no part above 16 is held in memory.
+    let mut upload = store.upload(&key, uid(), Some(200 << 30)).await.unwrap();
+    upload.write(content.clone()).await.unwrap();
+    let head = upload.commit().await.unwrap();
+    assert_eq!(server.calls("UploadPart"), 4);
+    assert!(fetched(&store, &head, spool.path()).await == content);
+    assert_eq!(files(spool.path()), Vec::<String>::new());
+}
+
+/// Row 28: parts that are still arriving while an upload is aborted are gone with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_part_does_not_outlive_its_upload() {
+    let (server, spool) = (S3Server::start(), folder());
+    let store = bucket(&server, spool.path()).await;
+    server.hook(|call| match call.operation {
+        "UploadPart" => Action::Late(Duration::from_millis(300)),
+        _ => Action::Pass,
+    });
+    let mut upload = store.upload(&key("a/late"), uid(), None).await.unwrap();
+    upload.write(content(LARGE)).await.unwrap();
+    while server.calls("UploadPart") < 2 {
+        tokio::task::yield_now().await;
+    }
+    upload.abort().await.unwrap();
+    assert_eq!(server.calls("AbortMultipartUpload"), 1);
+    // Longer than any of them can still be under way.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.unfinished(), Vec::<String>::new());
+}
+
+/// Row 18: a host that takes no connection, as behind a firewall that drops packets, is given up in time, and named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_answer_is_given_up() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Once the queue of those who wait to be accepted is full, the system leaves further ones without an answer.
+    let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
+    let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(10_000).collect();
+    assert!(waiting.len() < 10_000, "the queue has no end");
+    let spool = folder();
+    let mut settings = settings(&format!("http://{address}"), "b", spool.path());
+    settings.retry.attempt_timeout = Duration::from_millis(300);
+    settings.retry.call_budget = Duration::from_millis(800);
+    let store = Store::open(StoreSettings::S3(settings)).await.unwrap();
+    let started = std::time::Instant::now();
+    let error = store.check_bucket().await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(error.to_string().contains("BACKUP_S3_ENDPOINT_URL"));
+    let tries: u32 = error
+        .to_string()
+        .split("tried ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((2..=4).contains(&tries), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5));
 }

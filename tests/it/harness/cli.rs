@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::folder;
 use super::postgres::{DEBIAN_MAJOR, bin_dir_of};
+use super::{folder, scale};
 
 /// The passphrase of the tests; a dummy that secrets tests look for.
 pub const PASSPHRASE: &str = "dummy-passphrase-canary-1";
-/// Nothing here takes this long, unless it hangs.
-const TIME_MAX: Duration = Duration::from_secs(180);
+/// Nothing here takes so many seconds, unless it hangs; in the soak, unless it hangs for long.
+const SECONDS_MAX: [usize; 2] = [180, 3600];
 
 /// The program with a store, a spool folder and a folder for temporary files of its own.
 pub struct Pgseal {
@@ -188,11 +188,13 @@ impl Running {
 
     pub fn wait(mut self) -> Run {
         let started = Instant::now();
+        let [quick, soak] = SECONDS_MAX;
+        let time_max = Duration::from_secs(scale(quick, soak) as u64);
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if started.elapsed() > TIME_MAX {
+            if started.elapsed() > time_max {
                 let _killed = self.child.kill();
                 panic!("pgseal {} hangs", self.command);
             }

@@ -6,6 +6,7 @@ pub mod gpg;
 pub mod link;
 pub mod postgres;
 pub mod s3;
+pub mod seaweed;
 pub mod somebody;
 pub mod watch;
 

@@ -1,16 +1,17 @@
 //! An S3 server in this process, with real signatures, and a hook in front of it that injects what goes wrong.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use hyper::body::{Bytes, Incoming};
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use pgseal::store::{PART_BYTES_FIRST, PlainHttp, RetryPolicy, S3Settings};
 use s3s::Body;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -18,6 +19,8 @@ use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::cli::{Pgseal, files};
 use super::folder;
@@ -33,6 +36,10 @@ pub struct Call {
     pub operation: &'static str,
     /// How often this operation was called so far, this time included.
     pub count: usize,
+    /// How many requests of any kind there were so far, this one included.
+    pub number: usize,
+    /// The key; empty where the request is about the bucket.
+    pub key: String,
     pub headers: HeaderMap,
 }
 
@@ -44,14 +51,26 @@ pub enum Action {
     Answer(u16, &'static str),
     /// The store does it, but this is the answer.
     DoAndAnswer(u16, &'static str),
+    /// The store does it so much later, even where the client is gone by then.
+    Late(Duration),
     /// The connection is cut before the store hears of it.
     Reset,
+    /// The connection is cut after so many bytes of the request's body; the store does not hear of it.
+    ResetAfter(usize),
+    /// The store does it, but the connection is cut before the answer.
+    DoAndReset,
+    /// The store does it, then loses the second half of what it was given, and answers that all is well.
+    Shorten,
+    /// The store does not hear of it; the client is sent to another place.
+    Redirect(String),
     /// No answer for so long.
     Hang(Duration),
     /// The store does it; the answer has no ETag.
     WithoutEtag,
     /// The store does it; the answer's body is cut after so many bytes, and the connection with it.
     Cut(usize),
+    /// The store does it; one bit of the answer's body is flipped, in the byte at this position from its end.
+    Flip(usize),
 }
 
 type Hook = Box<dyn FnMut(&Call) -> Action + Send>;
@@ -66,24 +85,39 @@ pub struct S3Server {
 }
 
 struct State {
+    root: PathBuf,
+    small_parts: bool,
     hook: Hook,
-    calls: BTreeMap<&'static str, usize>,
+    /// The operations of all requests, in their order.
+    calls: Vec<&'static str>,
 }
 
 impl S3Server {
     pub fn start() -> Self {
+        Self::start_behind(None)
+    }
+
+    /// Speaks TLS, as the host that the certificate names.
+    pub fn start_with_tls(certificate: ServerConfig) -> Self {
+        Self::start_behind(Some(TlsAcceptor::from(Arc::new(certificate))))
+    }
+
+    fn start_behind(tls: Option<TlsAcceptor>) -> Self {
         let root = folder();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
         let state = Arc::new(Mutex::new(State {
+            root: root.path().to_owned(),
+            small_parts: false,
             hook: Box::new(|_| Action::Pass),
-            calls: BTreeMap::new(),
+            calls: Vec::new(),
         }));
         let (stop, stopped) = oneshot::channel();
         let (ready, port) = std::sync::mpsc::channel();
         let shared = Arc::clone(&state);
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -93,11 +127,11 @@ impl S3Server {
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send(listener.local_addr().unwrap().port()).unwrap();
-                tokio::select! { _ = stopped => {}, never = serve(listener, service, shared) => match never {} }
+                tokio::select! { _ = stopped => {}, never = serve(listener, tls, service, shared) => match never {} }
             });
             runtime.shutdown_background();
         });
-        let endpoint = format!("http://127.0.0.1:{}", port.recv().unwrap());
+        let endpoint = format!("{scheme}://127.0.0.1:{}", port.recv().unwrap());
         Self {
             root,
             endpoint,
@@ -105,10 +139,6 @@ impl S3Server {
             stop: Some(stop),
             thread: Some(thread),
         }
-    }
-
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
     }
 
     /// Where the bucket's objects are as files.
@@ -123,15 +153,25 @@ impl S3Server {
         state.calls.clear();
     }
 
+    /// Takes parts of any size from here on, so that many parts can be few bytes: S3 itself, and s3s-fs as well, refuse
+    /// any but the last below 5 MiB.
+    pub fn take_small_parts(&self) {
+        self.state.lock().unwrap().small_parts = true;
+    }
+
     /// How often an operation was called since the last [`S3Server::hook`].
     pub fn calls(&self, operation: &str) -> usize {
-        self.state
-            .lock()
-            .unwrap()
+        let state = self.state.lock().unwrap();
+        state
             .calls
-            .get(operation)
-            .copied()
-            .unwrap_or(0)
+            .iter()
+            .filter(|called| **called == operation)
+            .count()
+    }
+
+    /// The operations of all requests since the last [`S3Server::hook`], in their order.
+    pub fn operations(&self) -> Vec<&'static str> {
+        self.state.lock().unwrap().calls.clone()
     }
 
     /// The program, with this bucket as its store.
@@ -147,9 +187,23 @@ impl S3Server {
         pgseal
     }
 
+    /// How the library reaches this bucket, with little patience: what repeats, repeats at once.
+    pub fn settings(&self, spool_folder: &Path) -> S3Settings {
+        settings(&self.endpoint, BUCKET, spool_folder)
+    }
+
     /// The keys of all objects: s3s-fs keeps metadata and unfinished uploads in hidden files of the root.
     pub fn objects(&self) -> Vec<String> {
         files(&self.bucket())
+    }
+
+    /// Where the server remembers the objects' ETags; without its file, one is made of the object's content.
+    pub fn etags(&self) -> Vec<PathBuf> {
+        files(self.root.path())
+            .into_iter()
+            .filter(|path| path.ends_with(".internal.json"))
+            .map(|path| self.root.path().join(path))
+            .collect()
     }
 
     /// What uploads that were neither completed nor aborted have left.
@@ -158,6 +212,29 @@ impl S3Server {
             .into_iter()
             .filter(|path| is_upload(path))
             .collect()
+    }
+}
+
+/// A bucket at an endpoint, with this harness's keys and a policy that ends within seconds.
+pub fn settings(endpoint: &str, bucket: &str, spool_folder: &Path) -> S3Settings {
+    S3Settings {
+        endpoint_url: Some(endpoint.to_owned()),
+        region: None,
+        bucket: bucket.to_owned(),
+        access_key_id: Some(ACCESS_KEY.to_owned()),
+        secret_access_key: Some(SECRET_KEY.into()),
+        path_style: true,
+        plain_http: PlainHttp::Refused,
+        retry: RetryPolicy {
+            call_budget: Duration::from_secs(5),
+            transfer_budget: Duration::from_secs(5),
+            attempt_timeout: Duration::from_secs(2),
+            completion_timeout: Duration::from_secs(2),
+            delay_first: Duration::from_millis(5),
+            delay_max: Duration::from_millis(50),
+        },
+        part_bytes: PART_BYTES_FIRST,
+        spool_folder: spool_folder.to_owned(),
     }
 }
 
@@ -203,19 +280,31 @@ pub fn backblaze(call: &Call) -> Action {
     Action::Pass
 }
 
-async fn serve(listener: TcpListener, service: S3Service, state: Arc<Mutex<State>>) -> Infallible {
+async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: S3Service,
+    state: Arc<Mutex<State>>,
+) -> Infallible {
     loop {
         let Ok((socket, _)) = listener.accept().await else {
             continue;
         };
-        let (service, state) = (service.clone(), Arc::clone(&state));
+        let (service, state, tls) = (service.clone(), Arc::clone(&state), tls.clone());
         tokio::spawn(async move {
             let handler = hyper::service::service_fn(move |request| {
                 answer(request, service.clone(), Arc::clone(&state))
             });
             let server = Builder::new(TokioExecutor::new());
-            // A cut connection is what some tests ask for.
-            let _closed = server.serve_connection(TokioIo::new(socket), handler).await;
+            // A cut connection is what some tests ask for, and a refused certificate what others do.
+            match tls {
+                None => drop(server.serve_connection(TokioIo::new(socket), handler).await),
+                Some(tls) => {
+                    if let Ok(socket) = tls.accept(socket).await {
+                        drop(server.serve_connection(TokioIo::new(socket), handler).await);
+                    }
+                }
+            }
         });
     }
 }
@@ -227,19 +316,17 @@ async fn answer(
     service: S3Service,
     state: Arc<Mutex<State>>,
 ) -> Result<Response<Body>, Failure> {
-    let action = {
+    let stored = stored_by(&request);
+    let (action, root, small_parts) = {
         let mut state = state.lock().unwrap();
-        let operation = operation(&request);
-        let count = state.calls.entry(operation).or_default();
-        *count += 1;
-        let call = Call {
-            operation,
-            count: *count,
-            headers: request.headers().clone(),
-        };
-        (state.hook)(&call)
+        let call = state.count(&request);
+        let action = (state.hook)(&call);
+        (action, state.root.clone(), state.small_parts)
     };
     let act = async |request: Request<Incoming>| {
+        if small_parts && operation(&request) == "CompleteMultipartUpload" {
+            return complete(request, &root).await;
+        }
         service
             .call(request.map(Body::from))
             .await
@@ -253,10 +340,46 @@ async fn answer(
             Ok(plain(status, body))
         }
         Action::DoAndAnswer(status, body) => act(request).await.map(|_| plain(status, body)),
-        Action::Reset => Err("cut by the test".into()),
+        Action::Late(delay) => {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            // A task of its own: this one ends when the client closes the connection.
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let request = Request::from_parts(head, Body::from(body));
+                service.call(request).await.map_err(Failure::from)
+            });
+            late.await?
+        }
+        Action::Reset => Err(CUT.into()),
+        Action::ResetAfter(bytes) => {
+            let mut body = request.into_body();
+            let mut read = 0;
+            while let Some(frame) = body.frame().await.filter(|_| read < bytes) {
+                read += frame?.data_ref().map_or(0, Bytes::len);
+            }
+            Err(CUT.into())
+        }
+        Action::DoAndReset => act(request).await.and(Err(CUT.into())),
         Action::Hang(duration) => {
             tokio::time::sleep(duration).await;
-            Err("cut by the test".into())
+            Err(CUT.into())
+        }
+        Action::Shorten => {
+            let response = act(request).await?;
+            let file = std::fs::File::options()
+                .write(true)
+                .open(root.join(stored))?;
+            file.set_len(file.metadata()?.len() / 2)?;
+            Ok(response)
+        }
+        Action::Redirect(place) => {
+            request.into_body().collect().await?;
+            let mut response = plain(307, "<Error><Code>TemporaryRedirect</Code></Error>");
+            response
+                .headers_mut()
+                .insert("location", place.parse().unwrap());
+            Ok(response)
         }
         Action::WithoutEtag => {
             let mut response = act(request).await?;
@@ -264,18 +387,70 @@ async fn answer(
             Ok(response)
         }
         Action::Cut(bytes) => {
+            let (mut head, body) = act(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            if body.is_empty() {
+                return Err(CUT.into());
+            }
+            head.headers.insert("content-length", body.len().into());
+            Ok(Response::from_parts(head, cut(&body, bytes)))
+        }
+        Action::Flip(from_end) => {
             let (head, body) = act(request).await?.into_parts();
-            let body: Bytes = body.collect().await?.to_bytes();
-            let length = body.len();
-            let mut response =
-                Response::from_parts(head, Body::from(body.slice(..bytes.min(length))));
-            // It promises more than it sends, as a broken connection does.
-            response
-                .headers_mut()
-                .insert("content-length", length.into());
-            Ok(response)
+            let mut body = Vec::from(body.collect().await?.to_bytes());
+            let position = body.len() - from_end;
+            body[position] ^= 1;
+            Ok(Response::from_parts(head, Body::from(body)))
         }
     }
+}
+
+/// What s3s-fs does to complete an upload, without its look at the parts' sizes.
+async fn complete(request: Request<Incoming>, root: &Path) -> Result<Response<Body>, Failure> {
+    let object = root.join(request.uri().path().trim_start_matches('/'));
+    let id = value(&request, "uploadId").unwrap_or_default().to_owned();
+    request.into_body().collect().await?;
+    if !root.join(format!(".upload-{id}.json")).exists() {
+        return Ok(plain(404, "<Error><Code>NoSuchUpload</Code></Error>"));
+    }
+    std::fs::create_dir_all(object.parent().unwrap())?;
+    let mut whole = Vec::new();
+    let part = |number: usize| root.join(format!(".upload_id-{id}.part-{number}"));
+    for part in (1..).map(part).take_while(|part| part.exists()) {
+        whole.extend(std::fs::read(&part)?);
+        std::fs::remove_file(part)?;
+    }
+    std::fs::write(object, whole)?;
+    let suffix = format!(".upload-{id}.metadata.json");
+    for name in std::fs::read_dir(root)?.map(|entry| Ok::<_, Failure>(entry?.file_name())) {
+        let name = name?.to_string_lossy().into_owned();
+        if let Some(of_object) = name.strip_suffix(&suffix) {
+            let target = root.join(format!("{of_object}.metadata.json"));
+            std::fs::rename(root.join(&name), target)?;
+        }
+    }
+    std::fs::remove_file(root.join(format!(".upload-{id}.json")))?;
+    let done =
+        "<CompleteMultipartUploadResult><ETag>\"dummy\"</ETag></CompleteMultipartUploadResult>";
+    Ok(plain(200, done))
+}
+
+/// Why a connection ends that a test wants cut.
+const CUT: &str = "cut by the test";
+
+/// A body that ends before its end, as over a broken connection. It comes in small pieces, with time between them to be
+/// sent, so that most of what was promised is really there.
+fn cut(body: &Bytes, bytes: usize) -> Body {
+    let sent = body.slice(..bytes.min(body.len()));
+    let pieces = stream::unfold(sent, |mut rest| async {
+        tokio::task::yield_now().await;
+        let piece = rest.split_to(rest.len().min(64 << 10));
+        if piece.is_empty() {
+            return Some((Err(CUT), rest));
+        }
+        Some((Ok(Frame::data(piece)), rest))
+    });
+    Body::http_body_unsync(StreamBody::new(pieces))
 }
 
 fn plain(status: u16, body: &'static str) -> Response<Body> {
@@ -283,6 +458,39 @@ fn plain(status: u16, body: &'static str) -> Response<Body> {
         .status(status)
         .body(Body::from(Bytes::from_static(body.as_bytes())))
         .unwrap()
+}
+
+impl State {
+    fn count(&mut self, request: &Request<Incoming>) -> Call {
+        let operation = operation(request);
+        self.calls.push(operation);
+        let same = self.calls.iter().filter(|called| **called == operation);
+        let path = request.uri().path().trim_start_matches('/');
+        let key = path.strip_prefix(BUCKET).unwrap_or_default();
+        Call {
+            operation,
+            count: same.count(),
+            number: self.calls.len(),
+            key: key.trim_start_matches('/').to_owned(),
+            headers: request.headers().clone(),
+        }
+    }
+}
+
+/// The file, below the root, that holds what a request gives the store: a part's, or an object's.
+fn stored_by(request: &Request<Incoming>) -> String {
+    match (value(request, "uploadId"), value(request, "partNumber")) {
+        (Some(id), Some(number)) => format!(".upload_id-{id}.part-{number}"),
+        _ => request.uri().path().trim_start_matches('/').to_owned(),
+    }
+}
+
+/// What the query says of a name.
+fn value<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {
+    let query = request.uri().query().unwrap_or_default();
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn operation(request: &Request<Incoming>) -> &'static str {
@@ -304,6 +512,7 @@ fn operation(request: &Request<Incoming>) -> &'static str {
         ("GET", true) => "ListObjects",
         ("GET", false) if has("uploadId") => "ListParts",
         ("GET", false) => "GetObject",
+        ("POST", true) if has("delete") => "DeleteObjects",
         ("POST", false) if has("uploads") => "CreateMultipartUpload",
         ("POST", false) => "CompleteMultipartUpload",
         ("PUT", false) if has("partNumber") => "UploadPart",
