@@ -104,8 +104,13 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
-        warnings,
+        mut warnings,
     } = restored?;
+    if proven.fetched.manifest().is_none() {
+        warnings.push(
+            "the backup is foreign: it has no manifest, so nothing vouches for where and when it was made, or for its rows".to_owned(),
+        );
+    }
     Ok(Restored {
         backup: proven.fetched.name().to_owned(),
         database,
