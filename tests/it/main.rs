@@ -15,6 +15,7 @@
 mod cli;
 mod commit_gate;
 mod counts;
+mod faults_process;
 mod gpg;
 mod harness;
 mod memory;

@@ -1,10 +1,12 @@
 //! What tests work with: servers, the program itself, and judges that do not trust it.
 
 pub mod cli;
+pub mod disk;
 pub mod equality;
 pub mod gpg;
 pub mod postgres;
 pub mod s3;
+pub mod slow;
 pub mod watch;
 
 use std::path::PathBuf;
@@ -15,6 +17,35 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
+}
+
+/// A file of what `./dev setup` installed beside Debian's packages: `{package}/{path}`.
+#[allow(
+    dead_code,
+    reason = "not every set of tests needs more than Debian has"
+)]
+pub fn tool(path: &str) -> PathBuf {
+    let folder = match std::env::var_os("PGSEAL_TEST_TOOLS") {
+        Some(folder) => PathBuf::from(folder),
+        None if postgres::is_root() => PathBuf::from("/var/cache/pgseal-tools"),
+        None => PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/pgseal-tools"),
+    };
+    let file = folder.join(path);
+    assert!(
+        file.exists(),
+        "{} is missing: run ./dev setup",
+        file.display()
+    );
+    file
+}
+
+/// How much of something is tried: little in `./dev test`, much in `./dev soak`.
+pub fn scale(quick: usize, soak: usize) -> usize {
+    if std::env::var_os("PGSEAL_SOAK").is_some() {
+        soak
+    } else {
+        quick
+    }
 }
 
 /// A short folder of its own: Unix sockets have paths of at most 107 bytes.
