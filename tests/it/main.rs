@@ -16,6 +16,7 @@ mod cli;
 mod commit_gate;
 mod counts;
 mod faults_process;
+mod faults_seal;
 mod gpg;
 mod harness;
 mod memory;

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod disk;
 pub mod equality;
 pub mod gpg;
+pub mod message;
 pub mod postgres;
 pub mod s3;
 pub mod slow;
