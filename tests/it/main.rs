@@ -22,5 +22,6 @@ mod harness;
 mod memory;
 mod round_trip;
 mod secrets;
+mod settings;
 mod store;
 mod tampering;
