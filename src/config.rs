@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::backup::{BackupSettings, NewerClient, Stages};
 use crate::model::connection::{Connection, ConnectionError};
@@ -58,6 +58,33 @@ pub enum ConfigError {
         /// The failure.
         #[source]
         source: std::io::Error,
+    },
+    /// A secret's file has nothing in its first line.
+    #[error("the file that {variable} names, {}, has an empty or blank first line", path.display())]
+    EmptySecretFile {
+        /// The variable.
+        variable: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A secret that is no text: what it would be changed into, nobody could type again.
+    #[error("{0} is not UTF-8")]
+    NotText(&'static str),
+    /// A variable that no setting has, but almost.
+    #[error("{found} is no setting\nhint: did you mean {meant}?")]
+    Misspelt {
+        /// What is set.
+        found: String,
+        /// What it is like.
+        meant: String,
+    },
+    /// A folder that is named and not there.
+    #[error("{variable} names {}, which is no folder", path.display())]
+    NoFolder {
+        /// The variable.
+        variable: &'static str,
+        /// What it names.
+        path: PathBuf,
     },
     /// A blank passphrase.
     #[error(
@@ -281,7 +308,7 @@ impl Settings {
         };
         Ok(Stages {
             vault,
-            clients: self.clients().await,
+            clients: self.clients().await?,
             clock,
             settings,
         })
@@ -292,6 +319,10 @@ impl Settings {
     /// # Errors
     /// As [`Settings::stages`].
     pub async fn vault(&self) -> Result<Vault, ConfigError> {
+        every_name_is_known()?;
+        if let Some(folder) = &self.store.spool_dir {
+            require_folder("BACKUP_SPOOL_DIR", folder)?;
+        }
         let spool_folder = self
             .store
             .spool_dir
@@ -321,15 +352,18 @@ impl Settings {
     }
 
     /// The client programs on this machine.
-    pub async fn clients(&self) -> Clients {
+    ///
+    /// # Errors
+    /// A folder that is named is not there.
+    pub async fn clients(&self) -> Result<Clients, ConfigError> {
+        for folder in &self.dumping.pg_bindirs {
+            require_folder("BACKUP_PG_BINDIRS", folder)?;
+        }
         let path = environment("PATH")
             .map(|path| std::env::split_paths(&path).collect())
             .unwrap_or_default();
-        Clients::find(&Search {
-            folders: self.dumping.pg_bindirs.clone(),
-            path,
-        })
-        .await
+        let folders = self.dumping.pg_bindirs.clone();
+        Ok(Clients::find(&Search { folders, path }).await)
     }
 }
 
@@ -339,6 +373,7 @@ impl StoreArgs {
         let url = match (self.store.as_deref(), bucket) {
             (Some(url), _) => url,
             (None, Some(_)) => "s3:",
+            (None, None) if self.has_s3_setting() => "s3:",
             (None, None) => STORE_DEFAULT,
         };
         if let Some(folder) = url.strip_prefix("file:") {
@@ -354,7 +389,7 @@ impl StoreArgs {
         }
         let Some(named) = url
             .strip_prefix("s3:")
-            .map(|rest| rest.trim_start_matches('/'))
+            .map(|rest| rest.trim_start_matches('/').trim_end_matches('/'))
         else {
             let hint = "BACKUP_STORE is neither file:FOLDER nor s3://BUCKET";
             return Err(ConfigError::Store(format!(
@@ -376,8 +411,31 @@ impl StoreArgs {
                 ));
             }
         };
+        // As far as all stores agree; what a bucket's name may be beyond that, each knows itself.
+        if !bucket
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        {
+            return Err(ConfigError::Store(
+                "BACKUP_STORE or BACKUP_S3_BUCKET holds more than a bucket's name\nhint: s3://my-bucket; a folder in it is BACKUP_PREFIX".to_owned(),
+            ));
+        }
         self.s3(bucket.to_owned(), spool_folder)
             .map(StoreSettings::S3)
+    }
+
+    /// Whether somebody meant a bucket: backups must not go to this machine's own disk because its name is missing.
+    fn has_s3_setting(&self) -> bool {
+        const SECRET: [&str; 2] = [
+            "BACKUP_S3_SECRET_ACCESS_KEY",
+            "BACKUP_S3_SECRET_ACCESS_KEY_FILE",
+        ];
+        let typed = [
+            &self.s3_endpoint_url,
+            &self.s3_region,
+            &self.s3_access_key_id,
+        ];
+        typed.iter().any(|setting| setting.is_some()) || SECRET.into_iter().any(is_set)
     }
 
     fn s3(&self, bucket: String, spool_folder: PathBuf) -> Result<S3Settings, ConfigError> {
@@ -449,7 +507,7 @@ pub fn connection(typed: Option<&str>, named: &'static str) -> Result<Connection
             secret("DATABASE_URL", None)?.ok_or(ConfigError::NoDatabase)?,
         ),
     };
-    let parsed = Connection::parse(secrecy::ExposeSecret::expose_secret(&url));
+    let parsed = Connection::parse(url.expose_secret());
     let connection = parsed.map_err(|source| ConfigError::Connection {
         from: from.to_owned(),
         source,
@@ -472,8 +530,8 @@ pub fn connection(typed: Option<&str>, named: &'static str) -> Result<Connection
 #[must_use]
 pub fn names_database() -> bool {
     ["DATABASE_URL", "DATABASE_URL_FILE"]
-        .iter()
-        .any(|name| environment(name).is_some_and(|value| !value.is_empty()))
+        .into_iter()
+        .any(is_set)
 }
 
 /// Where listings remember manifests: in the user's folder for such things (XDG Base Directory Specification). A user
@@ -491,7 +549,49 @@ pub fn list_cache() -> ListCache {
 /// Whether output should be without colours (<https://no-color.org>).
 #[must_use]
 pub fn no_color() -> bool {
-    environment("NO_COLOR").is_some_and(|value| !value.is_empty())
+    is_set("NO_COLOR")
+}
+
+/// Settings that are no flags, because they hold secrets.
+const SECRETS: [&str; 5] = [
+    "BACKUP_GPG_PASSPHRASE",
+    "BACKUP_S3_SECRET_ACCESS_KEY",
+    "BACKUP_S3_SECRET_ACCESS_KEY_FILE",
+    "DATABASE_URL",
+    "DATABASE_URL_FILE",
+];
+/// A name that is so many letters away from a setting's is a slip; further away, it is another program's.
+const SLIP_LETTERS_MAX: usize = 2;
+
+/// A misspelt name leaves its setting at the default, and nobody hears of it before the day of the restore.
+fn every_name_is_known() -> Result<(), ConfigError> {
+    let settings = Settings::augment_args(clap::Command::default());
+    let known: Vec<String> = settings
+        .get_arguments()
+        .filter_map(|argument| argument.get_env()?.to_str())
+        .chain(SECRETS)
+        .map(str::to_owned)
+        .collect();
+    for found in environment_names() {
+        if !found.starts_with("BACKUP_") || known.contains(&found) {
+            continue;
+        }
+        let near = |known: &&String| strsim::levenshtein(known, &found) <= SLIP_LETTERS_MAX;
+        if let Some(meant) = known.iter().find(near).cloned() {
+            return Err(ConfigError::Misspelt { found, meant });
+        }
+    }
+    Ok(())
+}
+
+fn require_folder(variable: &'static str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    Err(ConfigError::NoFolder {
+        variable,
+        path: path.to_owned(),
+    })
 }
 
 fn with_password_of_file(connection: Connection) -> Connection {
@@ -542,11 +642,18 @@ fn secret(
     let path = file.map(Path::to_owned).or(named);
     match (value, path) {
         (Some(_), Some(_)) => Err(ConfigError::Twice(variable)),
-        (Some(value), None) => Ok(Some(value.to_string_lossy().into_owned().into())),
+        (Some(value), None) => match value.into_string() {
+            Ok(text) => Ok(Some(text.into())),
+            Err(_) => Err(ConfigError::NotText(variable)),
+        },
         (None, Some(path)) => {
-            let mut lines = read_lines(&file_variable, &path, 1)?;
+            let first = read_lines(&file_variable, &path, 1)?.pop();
+            let first = first.filter(|line| !line.expose_secret().trim().is_empty());
             // An empty file is a mistake, and must not count as "unset".
-            Ok(Some(lines.pop().unwrap_or_else(|| SecretString::from(""))))
+            first.map(Some).ok_or(ConfigError::EmptySecretFile {
+                variable: file_variable,
+                path,
+            })
         }
         (None, None) => Ok(None),
     }
@@ -571,6 +678,18 @@ fn read_lines(
                 .map_err(failed)
         })
         .collect()
+}
+
+fn is_set(name: &str) -> bool {
+    environment(name).is_some_and(|value| !value.is_empty())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the environment"
+)]
+fn environment_names() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
 #[expect(

@@ -22,7 +22,7 @@
 //! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup |
 //! | 3 | [`vault`]: finding, fetching and proving what is in a store |
 //! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket |
-//! | 1 | [`pipe`], [`progress`], [`telemetry`] |
+//! | 1 | [`hardening`], [`pipe`], [`progress`], [`telemetry`] |
 //! | 0 | [`model`]: the nouns, without input or output |
 //!
 //! # Invariants
@@ -30,13 +30,14 @@
 //! - `seal` knows no file, no socket and no runtime; `seal::openpgp` alone names the OpenPGP library.
 //! - Only `pg::inspect` sends SQL to a user's database. Only `config` reads the environment.
 //! - Secrets are types that cannot print. No secret stands in an argument or in a child's environment.
-//! - Plain bytes are never written to a disk, except where `fetch` was told to.
+//! - Plain bytes are never written to a disk, except where `fetch` was told to; nor is our memory, by a core dump.
 //! - Nothing reaches a database or an output before the whole message was decrypted once and found authentic.
 //! - The time and randomness are arguments; `main` has the one clock.
 
 pub mod backup;
 pub mod cli;
 pub mod config;
+pub mod hardening;
 pub mod model;
 pub mod pg;
 pub mod pipe;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pgseal::cli::{Cli, ExitStatus};
-use pgseal::{config, telemetry};
+use pgseal::{config, hardening, telemetry};
 use time::OffsetDateTime;
 
 fn main() -> ExitCode {
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         }
     };
     telemetry::start(cli.verbosity(), config::no_color());
+    hardening::keep_memory_private();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

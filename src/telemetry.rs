@@ -1,6 +1,8 @@
 //! Logs: to stderr, for the person at the terminal. Results go to stdout, and are not logs.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -41,4 +43,25 @@ pub fn start(verbosity: Verbosity, no_color: bool) {
         .with(filter)
         .with(lines)
         .try_init();
+    let said_by_default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if CONTAINED.get() {
+            tracing::debug!("a library panicked, which was contained: {panic}");
+        } else {
+            said_by_default(panic);
+        }
+    }));
+}
+
+thread_local! {
+    /// Whether a panic of this thread is caught, and said as an error by whoever catches it.
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does what panics on some input, and gives the panic back. It is no bug of ours, so nobody is shown a stack of ours.
+pub fn contain<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    let outer = CONTAINED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    CONTAINED.set(outer);
+    done
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 /// From the ground up. A module imports from lower floors only.
 const FLOORS: &[&[&str]] = &[
     &["model"],
-    &["pipe", "progress", "telemetry"],
+    &["hardening", "pipe", "progress", "telemetry"],
     &["pg", "seal", "store", "catalog", "queue"],
     &["vault"],
     &["backup", "restore", "retention"],

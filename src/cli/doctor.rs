@@ -35,8 +35,16 @@ struct Line<'a> {
 impl DoctorArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let mut findings = Vec::new();
-        let clients = context.settings.clients().await;
-        findings.push(clients_found(&clients));
+        let clients = match context.settings.clients().await {
+            Ok(clients) => {
+                findings.push(clients_found(&clients));
+                clients
+            }
+            Err(error) => {
+                findings.push(problem("clients", &error));
+                Clients::default()
+            }
+        };
         match context.settings.vault().await {
             Ok(vault) => {
                 findings.push(store_works(&vault, (context.clock)()).await);

@@ -101,9 +101,7 @@ impl FetchArgs {
         let mut file = NamedTempFile::with_prefix_in(".pgseal-fetch-", folder)
             .with_context(|| format!("write into folder {}", folder.display()))?;
         let written = self.copy(vault, fetched, file.as_file_mut()).await?;
-        file.as_file()
-            .sync_all()
-            .with_context(|| format!("write {}", self.output.display()))?;
+        file.as_file().sync_all().map_err(not_written)?;
         file.persist_noclobber(&self.output)
             .with_context(|| format!("write {}", self.output.display()))?;
         Ok(written)
@@ -156,6 +154,17 @@ impl FetchArgs {
     }
 }
 
+fn not_written(error: std::io::Error) -> anyhow::Error {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let full = matches!(error.kind(), StorageFull | QuotaExceeded);
+    let hint = if full {
+        "\nhint: make room, or give a file on another disk"
+    } else {
+        ""
+    };
+    anyhow::Error::new(error).context(format!("write the dump{hint}"))
+}
+
 async fn copy_plain(
     vault: &Vault,
     fetched: &Fetched,
@@ -164,7 +173,7 @@ async fn copy_plain(
 ) -> anyhow::Result<u64> {
     let mut opening = vault.open(fetched, limits);
     while let Some(chunk) = opening.next().await? {
-        to.write_all(&chunk).context("write the dump")?;
+        to.write_all(&chunk).map_err(not_written)?;
     }
     Ok(opening.finish().await?.plain_bytes)
 }
@@ -178,8 +187,7 @@ async fn copy_sealed(fetched: &Fetched, to: &mut impl std::io::Write) -> anyhow:
         if read == 0 {
             return Ok(written);
         }
-        to.write_all(&buffer[..read])
-            .context("write the sealed dump")?;
+        to.write_all(&buffer[..read]).map_err(not_written)?;
         written += read as u64;
         // So that a signal is heard between two pieces.
         tokio::task::yield_now().await;

@@ -67,8 +67,8 @@ impl ShowArgs {
         }
         let progress = Arc::new(Progress::default());
         let limits = self.foreign.limits();
+        let clients = context.settings.clients().await?;
         let listed = async {
-            let clients = context.settings.clients().await;
             let fetched = vault.fetch(entry, &progress).await?;
             vault.authenticate(&fetched, limits, &progress).await?;
             vault

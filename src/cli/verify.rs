@@ -37,7 +37,7 @@ struct Verified {
 impl VerifyArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
-        let clients = context.settings.clients().await;
+        let clients = context.settings.clients().await?;
         let entry = self.selection.find(&vault).await?;
         let progress = Arc::new(Progress::default());
         let verifying = async {

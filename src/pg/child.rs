@@ -5,8 +5,9 @@
 //! environment. Its exit status is an error with what it said in it.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use crate::model::connection::Connection;
 const STDERR_BYTES_KEPT: usize = 4096;
 /// One line of stderr may be this long; a child that never breaks a line must not fill the memory.
 const STDERR_LINE_BYTES_MAX: usize = 64 * 1024;
+/// So many warnings are kept; of the others only their number is. A manifest must stay small enough to be read.
+const WARNINGS_KEPT: usize = 100;
 /// The largest pipe an unprivileged process may have (Linux, /proc/sys/fs/pipe-max-size).
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -89,6 +92,8 @@ impl Spawn<'_> {
                 command.envs(variables);
                 secrets.extend(connection.password().map(str::to_owned));
                 secrets.extend(connection.setting("sslpassword").map(str::to_owned));
+                // Between any two letters is an empty text, and it hides nothing.
+                secrets.retain(|secret| !secret.is_empty());
                 Some(folder)
             }
             None => None,
@@ -185,6 +190,7 @@ async fn drain(
 ) -> Stderr {
     let mut reader = BufReader::new(stderr);
     let mut said = Stderr::default();
+    let mut warnings_left_out = 0_u64;
     let mut line = Vec::new();
     while let Ok(true) = next_line(&mut reader, &mut line).await {
         let mut text = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -198,13 +204,21 @@ async fn drain(
             continue;
         }
         if text.starts_with(program) && text[program.len()..].starts_with(": warning:") {
-            said.warnings.push(text.clone());
+            if said.warnings.len() < WARNINGS_KEPT {
+                said.warnings.push(text.clone());
+            } else {
+                warnings_left_out += 1;
+            }
         }
         said.tail.push_str(&text);
         said.tail.push('\n');
         keep_end(&mut said.tail);
     }
     said.tail.truncate(said.tail.trim_end().len());
+    if warnings_left_out > 0 {
+        let rest = format!("{program}: and {warnings_left_out} warnings more");
+        said.warnings.push(rest);
+    }
     said
 }
 
@@ -265,7 +279,10 @@ fn keep_end(text: &mut String) {
 fn settings_for(
     connection: &Connection,
 ) -> std::io::Result<(TempDir, Vec<(&'static str, OsString)>)> {
-    let folder = tempfile::Builder::new().prefix("pgseal-").tempdir()?;
+    let folder = tempfile::Builder::new()
+        .prefix("pgseal-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()?;
     let mut variables: Vec<(&'static str, OsString)> = Vec::new();
     variables.extend(
         connection
@@ -364,11 +381,8 @@ mod tests {
         assert_eq!(pgpass, "*:*:*:*:ca\\:n\\\\ary\n");
         let service = std::fs::read_to_string(folder.path().join("pg_service.conf")).unwrap();
         assert_eq!(service, "[pgseal]\nkeepalives=0\n");
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = std::fs::metadata(folder.path().join("pgpass"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder.path().join("pgpass")), 0o600);
+        assert_eq!(mode(folder.path()), 0o700);
     }
 }

@@ -231,7 +231,9 @@ pub enum PgError {
     )]
     DatabaseExists(String),
     /// A private file for a child could not be written.
-    #[error("write the connection settings for pg_dump and pg_restore")]
+    #[error(
+        "write the connection settings for pg_dump and pg_restore\nhint: make room in the folder for temporary files, or name another one in TMPDIR"
+    )]
     Settings(#[source] std::io::Error),
 }
 

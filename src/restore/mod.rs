@@ -108,6 +108,11 @@ pub async fn run(
     } = restored?;
     let mut warnings = proven.warnings;
     warnings.extend(of_load);
+    if proven.fetched.manifest().is_none() {
+        warnings.push(
+            "the backup is foreign: it has no manifest, so nothing vouches for where and when it was made, or for its rows".to_owned(),
+        );
+    }
     Ok(Restored {
         backup: proven.fetched.name().to_owned(),
         database,

@@ -6,7 +6,6 @@
 //! iterated and salted SHA-256 over 65,011,712 bytes, which is the most the format can say.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sequoia_openpgp as openpgp;
@@ -25,6 +24,7 @@ use super::digest::Digester;
 use super::framing::Framed;
 use super::{Encrypted, Opened, OutputLimit, Packed, Packing, SealError, Sealed};
 use crate::model::passphrase::Passphrase;
+use crate::telemetry::contain;
 
 /// How much plain text the library holds back while it looks for the end. Trust does not hang on it: nothing is
 /// trusted before [`Opener::finish`]. So it is as small as reads are large.
@@ -280,12 +280,12 @@ impl<R: Read + Seek + Send + 'static> Opener<R> {
             password: Password::from(passphrase.expose()),
             seen: Vec::new(),
         };
-        let built = catch_unwind(AssertUnwindSafe(|| {
+        let built = contain(|| {
             DecryptorBuilder::from_reader(shared)?
                 .mapping(false)
                 .buffer_size(HELD_BACK_BYTES)
                 .with_policy(&POLICY, None, inspector)
-        }));
+        });
         let error = match built {
             Ok(Ok(decryptor)) => {
                 let bytes_max = limit.bytes_max();
@@ -320,7 +320,7 @@ impl<R: Read + Send + 'static> Opener<R> {
         if self.ended || buffer.is_empty() {
             return Ok(0);
         }
-        let read = match catch_unwind(AssertUnwindSafe(|| self.decryptor.read(buffer))) {
+        let read = match contain(|| self.decryptor.read(buffer)) {
             Ok(Ok(read)) => read,
             Ok(Err(_)) => return Err(self.fault(SealError::WrongPassphraseOrChanged)),
             Err(_panic) => return Err(self.fault(SealError::Panicked)),
@@ -390,7 +390,11 @@ impl VerificationHelper for Inspector {
         );
         self.seen.push(tag);
         let new_container = tag == Tag::SEIP && packet.packet.version() != Some(1);
-        if fits && !new_container {
+        if new_container {
+            let what = "encrypted data of another version than 1, which gpg 2.2 does not read";
+            return Err(Unexpected(what.to_owned()).into());
+        }
+        if fits {
             return Ok(());
         }
         Err(Unexpected(format!("a {tag} packet where none belongs")).into())
@@ -414,23 +418,44 @@ impl DecryptionHelper for Inspector {
         _algorithm: Option<SymmetricAlgorithm>,
         decrypt: &mut dyn FnMut(Option<SymmetricAlgorithm>, &SessionKey) -> bool,
     ) -> openpgp::Result<Option<openpgp::Cert>> {
+        let mut refused = None;
         for skesk in skesks {
-            let SKESK::V4(version_4) = skesk else {
-                continue;
+            let derivation = match skesk {
+                SKESK::V4(version_4) => {
+                    refused_derivation(version_4.s2k()).map_or(Ok(version_4), Err)
+                }
+                _ => Err("a session key packet that is not of version 4"),
             };
-            // Argon2 lets a message choose how much memory is spent on it.
-            #[expect(deprecated, reason = "salted is what gpg --s2k-mode 1 writes")]
-            let accepted = matches!(version_4.s2k(), S2K::Iterated { .. } | S2K::Salted { .. });
-            if !accepted {
-                continue;
-            }
+            let version_4 = match derivation {
+                Ok(version_4) => version_4,
+                Err(what) => {
+                    refused = Some(what);
+                    continue;
+                }
+            };
             if let Ok((algorithm, key)) = version_4.decrypt(&self.password) {
                 if decrypt(Some(algorithm), &key) {
                     return Ok(None);
                 }
             }
         }
+        if let (Some(what), true) = (refused, skesks.len() == 1) {
+            return Err(Unexpected(what.to_owned()).into());
+        }
         Err(openpgp::Error::InvalidPassword.into())
+    }
+}
+
+/// What a passphrase may cost is ours to say: of the accepted kinds, the dearest hashes 65,011,712 bytes (RFC 4880, section
+/// 3.7.1.3), which is what we write ourselves.
+fn refused_derivation(s2k: &S2K) -> Option<&'static str> {
+    #[expect(deprecated, reason = "salted is what gpg --s2k-mode 1 writes")]
+    match s2k {
+        S2K::Iterated { .. } | S2K::Salted { .. } => None,
+        S2K::Argon2 { .. } => Some(
+            "its key is derived with Argon2, which lets a message choose how much memory that takes",
+        ),
+        _ => Some("its key is derived without a salt, or in a way that is not known"),
     }
 }
 

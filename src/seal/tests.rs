@@ -76,6 +76,7 @@ proptest! {
     }
 }
 
+/// Row 79.
 #[test]
 fn two_seals_of_the_same_data_share_nothing() {
     let (_, one) = seal(b"the same", 8, Packing::Stored);
@@ -85,6 +86,7 @@ fn two_seals_of_the_same_data_share_nothing() {
     assert_ne!(one[16..], other[16..]);
 }
 
+/// Row 67: also where the library itself would not look.
 #[test]
 fn a_long_message_with_anything_behind_it_is_refused() {
     let plain = noise(26 << 20);
@@ -100,6 +102,7 @@ fn a_long_message_with_anything_behind_it_is_refused() {
     }
 }
 
+/// Row 66.
 #[test]
 fn every_cut_of_a_message_is_refused() {
     let (_, sealed) = seal(&noise(40), 40, Packing::Stored);
@@ -119,6 +122,7 @@ fn every_cut_of_a_message_is_refused() {
     }
 }
 
+/// Row 71.
 #[test]
 fn the_wrong_passphrase_and_a_changed_message_read_the_same() {
     let (_, sealed) = seal(b"content", 7, Packing::Stored);
@@ -133,6 +137,7 @@ fn the_wrong_passphrase_and_a_changed_message_read_the_same() {
     assert_eq!(open(&changed).unwrap_err().to_string(), wrong.to_string());
 }
 
+/// Row 72.
 #[test]
 fn older_passphrases_are_tried_in_turn() {
     let (_, sealed) = seal(b"content", 7, Packing::Stored);
@@ -147,6 +152,7 @@ fn older_passphrases_are_tried_in_turn() {
     assert!(open_with(&sealed, &[], OutputLimit::Bytes(7)).is_err());
 }
 
+/// Row 76.
 #[test]
 fn a_bomb_is_stopped_at_the_limit() {
     let (_, sealed) = seal(&vec![0; 64 << 20], 1 << 20, Packing::Zlib(9));

@@ -273,16 +273,23 @@ impl LocalStore {
             None => {}
         }
         if let Some(uid) = uid {
-            write_meta(&path, uid).map_err(failed)?;
+            write_meta(&path, uid).map_err(|error| failed(unnamed(&path, error)))?;
         }
         match stage.publish(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(StoreError::AlreadyExists { key: key.clone() });
             }
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(unnamed(&path, error))),
         }
-        sync_folder(&path).map_err(failed)?;
+        if let Err(error) = sync_folder(&path) {
+            // It is there, but not sure to stay: to the caller it failed, so nobody may find it.
+            let error = match remove(&path) {
+                Ok(_) => error,
+                Err(stays) => stays,
+            };
+            return Err(failed(unnamed(&path, error)));
+        }
         self.head_of(key)?
             .ok_or_else(|| StoreError::NotFound { key: key.clone() })
     }
@@ -447,6 +454,14 @@ fn write_meta(path: &Path, uid: Uid) -> io::Result<()> {
 fn meta_path(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}{META_SUFFIX}"))
+}
+
+/// Takes the uid away again from a name that got no object; the error is the one that kept it from that.
+fn unnamed(path: &Path, error: io::Error) -> io::Error {
+    if let Err(stays) = remove(&meta_path(path)) {
+        tracing::warn!(error = %stays, path = %path.display(), "the file with an object's uid stayed behind");
+    }
+    error
 }
 
 /// Whether there was something to remove.

@@ -83,6 +83,7 @@ fn two_backups_of_one_second_have_two_names() {
     assert_eq!(pgseal.json(&["list"]).as_array().unwrap().len(), 4);
 }
 
+/// Row 117: the exit codes (`settings.rs` has the whole matrix).
 #[test]
 fn wrong_usage_and_settings_end_with_their_codes() {
     let source = Postgres::shared().create_database("settings");

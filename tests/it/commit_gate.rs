@@ -68,6 +68,7 @@ const BROKEN_DUMPS: [(&str, &str, &str); 9] = [
     ),
 ];
 
+/// Rows 1, 2, 4 and 6.
 #[test]
 fn a_pg_dump_that_fails_leaves_nothing() {
     let source = source("broken");
@@ -88,6 +89,7 @@ fn a_pg_dump_that_fails_leaves_nothing() {
     }
 }
 
+/// Row 1: when parts are on their way already.
 #[test]
 fn a_pg_dump_that_fails_leaves_nothing_in_a_bucket() {
     let source = source("broken_s3");
@@ -105,7 +107,7 @@ fn a_pg_dump_that_fails_leaves_nothing_in_a_bucket() {
     assert_eq!((s3.objects(), s3.unfinished()), (Vec::new(), Vec::new()));
 }
 
-/// Row 3: the server ends pg_dump's session.
+/// Rows 1 and 3: the real pg_dump, whose session the server ends.
 #[test]
 fn a_session_that_the_server_ends_leaves_nothing() {
     let server = Postgres::shared();
@@ -227,6 +229,7 @@ fn a_manifest_that_cannot_be_written_takes_the_dump_with_it() {
     assert_eq!(s3.objects(), Vec::<String>::new());
 }
 
+/// Row 70: a manifest that is gone.
 #[test]
 fn an_unfinished_dump_is_never_offered() {
     let source = Postgres::shared().create_database("unfinished");

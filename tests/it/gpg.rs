@@ -8,6 +8,7 @@ use crate::harness::gpg::Gpg;
 use crate::harness::postgres::{Database, Postgres};
 use crate::harness::{fixture, run};
 
+/// Row 80: stock gpg reads ours.
 #[test]
 fn gpg_and_pg_restore_alone_bring_a_database_back() {
     let server = Postgres::shared();
@@ -65,6 +66,7 @@ fn by_hand(
     std::fs::write(folder.join(name), sealed).unwrap();
 }
 
+/// Row 80: we read stock gpg's.
 #[test]
 fn a_backup_made_by_hand_is_foreign_and_can_be_used() {
     let server = Postgres::shared();
@@ -203,6 +205,7 @@ fn fetch_gives_the_dump_or_the_sealed_object() {
     );
 }
 
+/// Row 72: backups of two passphrases, each restored, and each opened by its own alone.
 #[test]
 fn old_passphrases_open_old_backups() {
     let server = Postgres::shared();
@@ -229,6 +232,7 @@ fn old_passphrases_open_old_backups() {
     std::fs::write(&file, format!("dummy-something-else\n{PASSPHRASE}\n")).unwrap();
     pgseal.set("BACKUP_GPG_OLD_PASSPHRASES_FILE", &file);
     pgseal.ok(&["verify", old["name"].as_str().unwrap()]);
+    source.psql("INSERT INTO t VALUES (2)");
     let new = pgseal.json(&["backup", &source.url]);
     let gpg = Gpg::new();
     let sealed = pgseal.store().join(new["object_key"].as_str().unwrap());
@@ -237,6 +241,12 @@ fn old_passphrases_open_old_backups() {
         new["plain_bytes"]
     );
     pgseal.ok(&["doctor"]);
+    for (made, rows) in [(&old, "1"), (&new, "2")] {
+        let target = server.name("rotated_copy");
+        let name = made["name"].as_str().unwrap();
+        pgseal.ok(&["restore", name, "--to", &target.url, "--mode", "new"]);
+        assert_eq!(target.psql("SELECT count(*) FROM t"), rows);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ const RSS_KIB_MAX: u64 = 96 * 1024;
 /// What the fake pg_dump makes of a small database: a real archive's beginning, and then this much.
 const GIBIBYTES: u64 = 3;
 
-/// A stream of several gigabytes takes the same code as a database of that size, in a fraction of the time that PostgreSQL
+/// Row 11, for stores that keep up: a stream of several gigabytes takes the same code as a database of that size, in a fraction of the time that PostgreSQL
 /// would need to fill one. Half of it does not compress, so that the store has its share.
 #[test]
 fn several_gigabytes_pass_through_little_memory() {

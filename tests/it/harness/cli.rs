@@ -99,24 +99,26 @@ impl Pgseal {
 
     /// Starts it and does not wait.
     pub fn start(&self, arguments: &[&str]) -> Running {
-        let mut child = self.command(arguments).spawn().unwrap();
-        let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let stdout = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            stdout.read_to_end(&mut all).unwrap();
-            all
-        });
-        let stderr = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            stderr.read_to_end(&mut all).unwrap();
-            all
-        });
-        Running {
-            child,
-            stdout,
-            stderr,
-            command: arguments.join(" "),
-        }
+        Running::start(self.command(arguments), arguments.join(" "))
+    }
+
+    /// The command inside another program, which gets it as its last arguments, and its environment and folder.
+    pub fn inside(&self, wrapper: &[&str], arguments: &[&str]) -> Running {
+        let inner = self.command(arguments);
+        let mut outer = Command::new(wrapper[0]);
+        outer
+            .args(&wrapper[1..])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        outer
+            .env_clear()
+            .envs(&self.environment)
+            .current_dir(self.home.path());
+        outer
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Running::start(outer, arguments.join(" "))
     }
 
     /// Runs it to its end.
@@ -173,6 +175,27 @@ impl Pgseal {
 }
 
 impl Running {
+    fn start(mut command: Command, name: String) -> Self {
+        let mut child = command.spawn().unwrap();
+        let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let stdout = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            stdout.read_to_end(&mut all).unwrap();
+            all
+        });
+        let stderr = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            stderr.read_to_end(&mut all).unwrap();
+            all
+        });
+        Self {
+            child,
+            stdout,
+            stderr,
+            command: name,
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,12 +1,15 @@
 //! What tests work with: servers, the program itself, and judges that do not trust it.
 
 pub mod cli;
+pub mod disk;
 pub mod equality;
 pub mod gpg;
 pub mod link;
+pub mod message;
 pub mod postgres;
 pub mod s3;
 pub mod seaweed;
+pub mod slow;
 pub mod somebody;
 pub mod watch;
 

@@ -31,8 +31,10 @@ impl Watcher {
     pub fn start(root: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let mut seen = Seen::default();
+        // Once before anything else: what ends at once is still there, because nobody has waited for it yet.
+        look(root, &mut seen);
         let thread = std::thread::spawn(move || {
-            let mut seen = Seen::default();
             while !stopped.load(Ordering::Relaxed) {
                 for pid in descendants(root) {
                     look(pid, &mut seen);
@@ -82,18 +84,13 @@ pub fn descendants(root: u32) -> Vec<u32> {
 fn look(pid: u32, seen: &mut Seen) {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let words = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\0', " ");
-    let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else {
+    let status = String::from_utf8_lossy(&read("status")).into_owned();
+    let Some(program) = program_of(pid, &status) else {
         return;
     };
-    let program = program
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
     seen.command_lines.insert(words(read("cmdline")));
     seen.environments
         .insert((program.clone(), words(read("environ"))));
-    let status = String::from_utf8_lossy(&read("status")).into_owned();
     let peak = status.lines().find_map(|line| {
         line.strip_prefix("VmHWM:")?
             .trim()
@@ -104,4 +101,13 @@ fn look(pid: u32, seen: &mut Seen) {
     let known = seen.peak_rss_kib.entry(program.clone()).or_default();
     *known = (*known).max(peak.unwrap_or(0));
     seen.programs.insert(program);
+}
+
+/// The program's file, or the name that it runs under: pgseal keeps others from looking any closer.
+fn program_of(pid: u32, status: &str) -> Option<String> {
+    if let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) {
+        return Some(path.file_name()?.to_string_lossy().into_owned());
+    }
+    let name = status.lines().find_map(|line| line.strip_prefix("Name:"))?;
+    Some(name.trim().to_owned())
 }
