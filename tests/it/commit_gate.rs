@@ -118,7 +118,7 @@ fn a_session_that_the_server_ends_leaves_nothing() {
     blocker.locks("BEGIN; DROP SEQUENCE zz_locked;");
     let running = pgseal.start(&["backup", &source.url]);
     until("pg_dump to wait", || {
-        source.psql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND wait_event_type = 'Lock'") == "1"
+        source.psql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pg_dump' AND wait_event_type = 'Lock'") == "1"
     });
     assert_eq!(server.terminate_sessions(&source.name, "pg_dump"), "1");
     let ended = running.wait();
