@@ -125,7 +125,7 @@ fn a_backup_that_waits_for_a_lock_holds_nobody_up() {
     let mut somebody = Somebody::enter(server, &source, "holds");
     somebody.locks("BEGIN; LOCK TABLE held IN ACCESS EXCLUSIVE MODE;");
     let mut pgseal = Pgseal::new();
-    pgseal.set("BACKUP_LOCK_WAIT_SECONDS", "8");
+    pgseal.set("BACKUP_LOCK_WAIT_SECONDS", "24");
     let mut running = pgseal.start(&["backup", &source.url]);
     until("pgseal to wait with a lock in its hand", || {
         source.psql("SELECT count(*) FROM pg_locks WHERE relation IN ('a'::regclass, 'held'::regclass) AND mode = 'AccessShareLock'") == "2"
@@ -155,7 +155,7 @@ fn a_change_between_our_locks_and_those_of_pg_dump_is_let_through() {
     let programs = clients(Some(&waits_for(&go, "exec \"$REAL\" \"$@\"")), None);
     pgseal
         .with_clients(programs.path())
-        .set("BACKUP_LOCK_WAIT_SECONDS", "8");
+        .set("BACKUP_LOCK_WAIT_SECONDS", "24");
     let running = pgseal.start(&["backup", &source.url]);
     until("our lock", || {
         source.psql("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND mode = 'AccessShareLock'") == "1"
@@ -189,7 +189,7 @@ fn a_truncate_that_waits_for_the_dump_waits_for_the_counts_too() {
     pgseal.with_clients(programs.path());
     let running = pgseal.start(&["backup", &source.url, "--json"]);
     until("pg_dump to be in the middle of its data", || {
-        source.psql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND query LIKE 'COPY %'") == "1"
+        source.psql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pg_dump' AND query LIKE 'COPY %'") == "1"
     });
     let mut empties = Somebody::enter(server, &source, "empties");
     empties.queues("TRUNCATE order_items;");
@@ -467,14 +467,14 @@ fn time_limits_of_role_and_database_end_no_backup() {
         let mut sql = "DROP ROLE IF EXISTS hurried; CREATE ROLE hurried SUPERUSER LOGIN PASSWORD 'dummy-hurried';".to_owned();
         for limit in &limits {
             sql += &format!(
-                "ALTER ROLE hurried SET {limit} = '300ms'; ALTER DATABASE {} SET {limit} = '300ms';",
+                "ALTER ROLE hurried SET {limit} = '1s'; ALTER DATABASE {} SET {limit} = '1s';",
                 source.name
             );
         }
         server.psql("postgres", &sql);
         let url = server.url_as("hurried", "dummy-hurried", &source.name);
         // pg_dump and pg_restore wait in the middle of their work for longer than any limit.
-        let slow = "{ head -c 100000; sleep 0.7; cat; }";
+        let slow = "{ head -c 100000; sleep 1.6; cat; }";
         let programs = clients_of(
             major,
             Some(&format!("\"$REAL\" \"$@\" | {slow}")),
