@@ -100,6 +100,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Row 29: whatever was expected, 5 TiB fit into 10,000 parts, and no part but the last is below 5 MiB.
         #[test]
         fn every_plan_reaches_five_tebibytes(hint in proptest::option::of(0..=OBJECT_BYTES_MAX)) {
             let plan = PartPlan::new(hint, PART_BYTES_FIRST).unwrap();

@@ -157,6 +157,7 @@ fn a_signal_ends_a_backup_cleanly() {
     }
 }
 
+/// Row 30: a key that may not do one thing, at each stage.
 #[test]
 fn a_store_that_fails_leaves_nothing() {
     let denied = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>";
@@ -202,6 +203,7 @@ fn a_store_that_fails_leaves_nothing() {
     }
 }
 
+/// Row 30, at the last stage.
 #[test]
 fn a_manifest_that_cannot_be_written_takes_the_dump_with_it() {
     let source = Postgres::shared().create_database("no_manifest");

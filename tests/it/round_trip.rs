@@ -152,6 +152,7 @@ fn the_same_through_a_bucket() {
     through_a_bucket(|_| s3::Action::Pass);
 }
 
+/// Row 33: a whole backup and its restore, without a header that B2 refuses.
 #[test]
 fn the_same_through_a_bucket_like_backblaze() {
     through_a_bucket(s3::backblaze);

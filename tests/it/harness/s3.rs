@@ -51,7 +51,7 @@ pub enum Action {
     Answer(u16, &'static str),
     /// The store does it, but this is the answer.
     DoAndAnswer(u16, &'static str),
-    /// The store does it so much later, even where the client is gone by then.
+    /// The store takes a part so much later, even where the client is gone by then or has aborted the upload.
     Late(Duration),
     /// The connection is cut before the store hears of it.
     Reset,
@@ -346,8 +346,12 @@ async fn answer(
             // A task of its own: this one ends when the client closes the connection.
             let late = tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
-                let request = Request::from_parts(head, Body::from(body));
-                service.call(request).await.map_err(Failure::from)
+                let request = Request::from_parts(head, Body::from(body.clone()));
+                let response = service.call(request).await.map_err(Failure::from)?;
+                if !response.status().is_success() {
+                    std::fs::write(root.join(stored), body)?;
+                }
+                Ok(response)
             });
             late.await?
         }
