@@ -145,11 +145,9 @@ impl Bench {
             let entry = stages.vault.find(&Selector::Latest).await.unwrap();
             assert_eq!(entry.key(), manifest.object_key, "{what}");
             let fetched = stages.vault.fetch(entry, &progress).await.unwrap();
-            let reader = stages.clients.newest().unwrap();
-            let verified = stages
-                .vault
-                .verify(&fetched, reader, Limits::default(), &progress);
-            verified.await.unwrap()
+            let (clients, limits) = (&stages.clients, Limits::default());
+            let verified = stages.vault.verify(&fetched, clients, limits, &progress);
+            verified.await.unwrap().opened
         });
         let said = digest(&self.programs.path().join("said"));
         assert_eq!(opened.plain_sha256, said, "{what}: other bytes came back");

@@ -141,6 +141,10 @@ impl S3Server {
         }
     }
 
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Where the bucket's objects are as files.
     pub fn bucket(&self) -> PathBuf {
         self.root.path().join(BUCKET)
