@@ -38,8 +38,8 @@ const EMPTY_NAMES: [&str; 7] = [
 /// What only some files, or the files of a folder, may name.
 const OWNERS: &[(&str, &[&str])] = &[
     ("Command::new", &["src/pg/child.rs"]),
-    ("std::env", &["src/config.rs"]),
-    ("env::var", &["src/config.rs"]),
+    ("std::env", &["src/config/"]),
+    ("env::var", &["src/config/"]),
     (
         "sequoia_openpgp",
         &["src/seal/openpgp.rs", "src/seal/framing.rs"],

@@ -390,7 +390,6 @@ fn the_doctor_tries_the_store_out() {
             (403, denied),
             "the store refuses the credentials",
         ),
-        ("GetObject", (200, "pgseal doctor was gone"), "did not give"),
         ("DeleteObject", (204, ""), "delete"),
     ] {
         s3.hook(move |call| match answer {
@@ -409,4 +408,11 @@ fn the_doctor_tries_the_store_out() {
             "{operation}: {sick}"
         );
     }
+    s3.hook(|call| match call.operation {
+        "GetObject" => Action::Flip(1),
+        _ => Action::Pass,
+    });
+    let sick = pgseal.run(&["doctor"]);
+    let found = String::from_utf8_lossy(&sick.stdout).into_owned();
+    assert!(sick.code == 5 && found.contains("did not give"), "{sick}");
 }

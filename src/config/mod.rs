@@ -1,0 +1,333 @@
+//! Settings: each is a flag, a variable and a line of help at once. The only module that reads the environment.
+//!
+//! A variable that is empty counts as unset. Secrets have no flag that takes their value: they come from a variable, or
+//! from a file that `…_FILE` names (its first line); both at once is an error. `prepare` belongs before clap reads a
+//! command, the rest turns what was read into what the program works with.
+
+mod database;
+mod environment;
+mod store;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+pub use database::{connection, names_database};
+use environment::{environment, every_name_is_known, is_set, read_lines, secret};
+pub use store::StoreArgs;
+
+use crate::backup::{BackupSettings, NewerClient, Stages};
+use crate::model::connection::ConnectionError;
+use crate::model::manifest::RowCounts;
+use crate::model::object_key::{Layout, ObjectKeyError};
+use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
+use crate::pg::{Clients, Search};
+use crate::store::{Store, StoreError};
+use crate::vault::{ListCache, Vault};
+
+/// Why the settings cannot be used. No value of a secret is ever in it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Neither typed nor set.
+    #[error("no database was named\nhint: give its URL, or set DATABASE_URL")]
+    NoDatabase,
+    /// The URL cannot be read.
+    #[error("read {from}")]
+    Connection {
+        /// Where the URL came from.
+        from: String,
+        /// What is wrong with it.
+        #[source]
+        source: ConnectionError,
+    },
+    /// A secret in two places.
+    #[error("{0} and {0}_FILE are both set\nhint: unset one of them")]
+    Twice(&'static str),
+    /// A secret's file cannot be read.
+    #[error("read the file that {variable} names, {}", path.display())]
+    SecretFile {
+        /// The variable.
+        variable: String,
+        /// The file.
+        path: PathBuf,
+        /// The failure.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A secret's file has nothing in its first line.
+    #[error("the file that {variable} names, {}, has an empty or blank first line", path.display())]
+    EmptySecretFile {
+        /// The variable.
+        variable: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A secret that is no text: what it would be changed into, nobody could type again.
+    #[error("{0} is not UTF-8")]
+    NotText(&'static str),
+    /// A variable that no setting has, but almost.
+    #[error("{found} is no setting\nhint: did you mean {meant}?")]
+    Misspelt {
+        /// What is set.
+        found: String,
+        /// What it is like.
+        meant: String,
+    },
+    /// A folder that is named and not there.
+    #[error("{variable} names {}, which is no folder", path.display())]
+    NoFolder {
+        /// The variable.
+        variable: &'static str,
+        /// What it names.
+        path: PathBuf,
+    },
+    /// A blank passphrase.
+    #[error(
+        "{0} holds an empty or blank passphrase\nhint: set a long random one, and keep a copy where the backups are not"
+    )]
+    BlankPassphrase(String),
+    /// `BACKUP_STORE` and the bucket's settings contradict each other, or half of them is missing.
+    #[error("{0}")]
+    Store(String),
+    /// A part of the objects' names.
+    #[error("BACKUP_PREFIX or BACKUP_ENVIRONMENT cannot be part of an object's name")]
+    Layout(#[source] ObjectKeyError),
+    /// The store cannot be opened.
+    #[error("open the store")]
+    Open(#[source] StoreError),
+}
+
+/// Every setting that is not of one command alone.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Where backups are and how they are named.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// What seals and opens them.
+    #[command(flatten)]
+    pub sealing: SealingArgs,
+    /// How databases are dumped.
+    #[command(flatten)]
+    pub dumping: DumpingArgs,
+}
+
+/// What seals and opens backups.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sealing")]
+pub struct SealingArgs {
+    /// File with the passphrase in its first line; or set BACKUP_GPG_PASSPHRASE
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_GPG_PASSPHRASE_FILE",
+        value_name = "FILE",
+        hide_short_help = true
+    )]
+    passphrase_file: Option<PathBuf>,
+    /// File with older passphrases, one a line, that still open older backups
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_GPG_OLD_PASSPHRASES_FILE",
+        value_name = "FILE",
+        hide_short_help = true
+    )]
+    old_passphrases_file: Option<PathBuf>,
+}
+
+/// How databases are dumped.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "PostgreSQL")]
+pub struct DumpingArgs {
+    /// Folders with pg_dump and pg_restore, before the usual places, separated by colons
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_PG_BINDIRS",
+        value_name = "FOLDERS",
+        value_delimiter = ':',
+        hide_short_help = true
+    )]
+    pg_bindirs: Vec<PathBuf>,
+    /// Whether rows are counted in the dump's snapshot, for comparing after a restore
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_ROW_COUNTS",
+        value_name = "HOW",
+        default_value = "exact",
+        hide_short_help = true
+    )]
+    row_counts: RowCountsArg,
+    /// Compression from 1 (fast) to 9 (small) [default: 2 with zlib, 1 where pg_dump has zstd]
+    #[arg(long, global = true, env = "BACKUP_COMPRESSION_LEVEL", value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), hide_short_help = true)]
+    compression_level: Option<u8>,
+    /// How long a backup waits for tables that somebody has locked, in seconds
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_LOCK_WAIT_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 300,
+        hide_short_help = true
+    )]
+    lock_wait_seconds: u32,
+    /// Dump with a pg_dump of 17 or later from an older server, although that server cannot take the archive back
+    #[arg(long, global = true, hide_short_help = true)]
+    allow_newer_client: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RowCountsArg {
+    /// Count every table
+    Exact,
+    /// Do not count: for databases where a second scan costs too much
+    Off,
+}
+
+/// Makes empty variables count as unset, which clap itself would take as values, and keeps values out of the help.
+#[must_use]
+pub fn prepare(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| {
+        let empty = argument
+            .get_env()
+            .and_then(environment)
+            .is_some_and(|value| value.is_empty());
+        let argument = argument.hide_env_values(true);
+        if empty { argument.env(None) } else { argument }
+    })
+}
+
+impl Settings {
+    /// Everything that backups and restores work with.
+    ///
+    /// # Errors
+    /// A setting is missing or contradicts another.
+    pub async fn stages(&self, clock: fn() -> time::OffsetDateTime) -> Result<Stages, ConfigError> {
+        let vault = self.vault().await?;
+        let row_counts = match self.dumping.row_counts {
+            RowCountsArg::Exact => RowCounts::Exact,
+            RowCountsArg::Off => RowCounts::Off,
+        };
+        let settings = BackupSettings {
+            compression_level: self.dumping.compression_level,
+            row_counts,
+            newer_client: self.newer_client(),
+            lock_wait: Duration::from_secs(self.dumping.lock_wait_seconds.into()),
+        };
+        Ok(Stages {
+            vault,
+            clients: self.clients().await?,
+            clock,
+            settings,
+        })
+    }
+
+    /// The store with what opens its backups.
+    ///
+    /// # Errors
+    /// As [`Settings::stages`].
+    pub async fn vault(&self) -> Result<Vault, ConfigError> {
+        every_name_is_known()?;
+        if let Some(folder) = &self.store.spool_dir {
+            require_folder("BACKUP_SPOOL_DIR", folder)?;
+        }
+        let spool_folder = self
+            .store
+            .spool_dir
+            .clone()
+            .unwrap_or_else(std::env::temp_dir);
+        let layout = Layout::new(&self.store.prefix, &self.store.environment, None)
+            .map_err(ConfigError::Layout)?;
+        let passphrases = self.sealing.passphrases()?;
+        let settings = self.store.settings(spool_folder.clone())?;
+        let store = Store::open(settings).await.map_err(ConfigError::Open)?;
+        Ok(Vault {
+            store,
+            passphrases,
+            layout,
+            spool_folder,
+        })
+    }
+
+    /// Whether a pg_dump may be used whose archive cannot go back into an older server.
+    #[must_use]
+    pub const fn newer_client(&self) -> NewerClient {
+        if self.dumping.allow_newer_client {
+            NewerClient::Allowed
+        } else {
+            NewerClient::Refused
+        }
+    }
+
+    /// The client programs on this machine.
+    ///
+    /// # Errors
+    /// A folder that is named is not there.
+    pub async fn clients(&self) -> Result<Clients, ConfigError> {
+        for folder in &self.dumping.pg_bindirs {
+            require_folder("BACKUP_PG_BINDIRS", folder)?;
+        }
+        let path = environment("PATH")
+            .map(|path| std::env::split_paths(&path).collect())
+            .unwrap_or_default();
+        let folders = self.dumping.pg_bindirs.clone();
+        Ok(Clients::find(&Search { folders, path }).await)
+    }
+}
+
+impl SealingArgs {
+    /// The current passphrase first; none at all where none is set.
+    fn passphrases(&self) -> Result<Vec<Passphrase>, ConfigError> {
+        const VARIABLE: &str = "BACKUP_GPG_PASSPHRASE";
+        let mut passphrases = Vec::new();
+        if let Some(text) = secret(VARIABLE, self.passphrase_file.as_deref())? {
+            let current = Passphrase::new(text)
+                .map_err(|_| ConfigError::BlankPassphrase(VARIABLE.to_owned()))?;
+            if current.is_short() {
+                tracing::warn!(
+                    "the passphrase is shorter than {PASSPHRASE_CHARS_ADVISED} characters: it can be guessed"
+                );
+            }
+            passphrases.push(current);
+        }
+        if let Some(path) = &self.old_passphrases_file {
+            let variable = "BACKUP_GPG_OLD_PASSPHRASES_FILE";
+            let lines = read_lines(variable, path, usize::MAX)?;
+            let older = lines
+                .into_iter()
+                .filter_map(|line| Passphrase::new(line).ok());
+            passphrases.extend(older);
+        }
+        Ok(passphrases)
+    }
+}
+
+/// Where listings remember manifests: in the user's folder for such things (XDG Base Directory Specification). A user
+/// without one, as many services are, has no such memory.
+#[must_use]
+pub fn list_cache() -> ListCache {
+    let named = |name| environment(name).filter(|value| !value.is_empty());
+    let folder = match named("XDG_CACHE_HOME") {
+        Some(folder) => Some(PathBuf::from(folder)),
+        None => named("HOME").map(|home| Path::new(&home).join(".cache")),
+    };
+    ListCache::new(folder.map(|folder| folder.join("pgseal")))
+}
+
+/// Whether output should be without colours (<https://no-color.org>).
+#[must_use]
+pub fn no_color() -> bool {
+    is_set("NO_COLOR")
+}
+
+fn require_folder(variable: &'static str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    Err(ConfigError::NoFolder {
+        variable,
+        path: path.to_owned(),
+    })
+}
