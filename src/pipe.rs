@@ -47,6 +47,16 @@ impl Sender {
             .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
+    /// As [`Sender::send`], from a thread.
+    ///
+    /// # Errors
+    /// `BrokenPipe`: the reader is gone.
+    pub fn send_blocking(&self, chunk: Bytes) -> io::Result<()> {
+        self.inner
+            .blocking_send(Some(chunk))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
     /// Says that nothing follows.
     ///
     /// # Errors

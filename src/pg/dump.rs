@@ -1,22 +1,32 @@
 //! `pg_dump`, as a stream of an archive's bytes with an end that counts.
 
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt as _;
-use tokio::process::ChildStdout;
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use tokio::task::JoinHandle;
 
 use super::child::{Child, OnLine, Spawn};
 use super::clients::Client;
 use super::error::PgError;
 use crate::model::connection::Connection;
+use crate::pipe;
 use crate::progress::Progress;
 
-/// How much is read at once: a quarter of the widened pipe, so that pg_dump can go on writing meanwhile.
+/// How much is passed on at once: a quarter of the widened pipe, so that pg_dump can go on writing meanwhile.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// How many chunks may wait for whoever reads them.
+const CHUNKS_WAITING: usize = 4;
+/// pg_dump writes 4 KiB at a time, and each of these wakes a reader that sleeps: a hundred thousand times for 400 MB, which
+/// costs both sides more than the bytes do. So a read that found little is followed by a pause in which the pipe fills.
+const GATHERING: Duration = Duration::from_millis(1);
+/// After so many reads a chunk is passed on as it is: somebody waits for a slow dump's first bytes.
+const READS_MAX: u32 = 8;
 /// The first bytes of an archive in custom format.
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
 
@@ -49,7 +59,8 @@ pub struct DumpRequest<'a> {
 #[must_use = "a dump that was not finished may be cut"]
 pub struct Dump {
     child: Child,
-    stdout: ChildStdout,
+    chunks: pipe::Receiver,
+    reader: Option<JoinHandle<io::Result<()>>>,
     beginning: Vec<u8>,
     bytes: u64,
 }
@@ -72,9 +83,13 @@ impl Dump {
         };
         let mut child = spawn.start()?;
         let stdout = child.take_stdout().expect("stdout was piped");
+        let stdout = stdout.into_owned_fd().map_err(pipe_error)?;
+        let (sender, chunks) = pipe::channel(CHUNKS_WAITING);
+        let reader = tokio::task::spawn_blocking(move || pump(&stdout, sender));
         Ok(Self {
             child,
-            stdout,
+            chunks,
+            reader: Some(reader),
             beginning: Vec::new(),
             bytes: 0,
         })
@@ -85,22 +100,21 @@ impl Dump {
     /// # Errors
     /// The pipe fails.
     pub async fn read(&mut self) -> Result<Option<Bytes>, PgError> {
-        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-        let pipe = |source| PgError::Pipe {
-            operation: "read from pg_dump",
-            source,
+        let chunk = match self.chunks.receive().await {
+            Ok(chunk) => chunk.unwrap_or_default(),
+            Err(gone) => return Err(pipe_error(self.why_it_ended().await.unwrap_or(gone))),
         };
-        while chunk.len() < CHUNK_BYTES {
-            if self.stdout.read_buf(&mut chunk).await.map_err(pipe)? == 0 {
-                break;
-            }
-        }
         if self.beginning.len() < ARCHIVE_MAGIC.len() {
             let missing = ARCHIVE_MAGIC.len() - self.beginning.len();
             self.beginning.extend(chunk.iter().take(missing));
         }
         self.bytes += chunk.len() as u64;
-        Ok((!chunk.is_empty()).then(|| chunk.freeze()))
+        Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    /// The reading thread's own error, where it went away without an end.
+    async fn why_it_ended(&mut self) -> Option<io::Error> {
+        self.reader.take()?.await.ok()?.err()
     }
 
     /// Waits for pg_dump's end, and returns its warnings.
@@ -109,12 +123,53 @@ impl Dump {
     /// It ended in failure or by a signal, or what it wrote is no archive.
     pub async fn finish(self) -> Result<Vec<String>, PgError> {
         // It may wait for us to read what is left, and would wait for ever.
-        drop(self.stdout);
+        drop(self.chunks);
         let said = self.child.finish().await?;
         if self.beginning != ARCHIVE_MAGIC {
             return Err(PgError::NotAnArchive(self.bytes));
         }
         Ok(said.warnings)
+    }
+}
+
+/// On its thread: reads until pg_dump closes its output.
+fn pump(stdout: &OwnedFd, chunks: pipe::Sender) -> io::Result<()> {
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let ended = fill(stdout, &mut chunk)?;
+        if !chunk.is_empty() {
+            chunks.send_blocking(chunk.into())?;
+        }
+        if ended {
+            return chunks.end_blocking();
+        }
+    }
+}
+
+/// Reads as much as fits, or as comes in a moment; whether that was the end.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own sleeps so that a pipe fills"
+)]
+fn fill(stdout: &OwnedFd, chunk: &mut Vec<u8>) -> io::Result<bool> {
+    for reads in 0..READS_MAX {
+        if reads > 0 {
+            std::thread::sleep(GATHERING);
+        }
+        match rustix::io::read(stdout, spare_capacity(chunk)) {
+            Ok(0) => return Ok(true),
+            Ok(_) if chunk.len() == chunk.capacity() => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+fn pipe_error(source: io::Error) -> PgError {
+    PgError::Pipe {
+        operation: "read from pg_dump",
+        source,
     }
 }
 
