@@ -160,7 +160,7 @@ pub struct DumpingArgs {
         hide_short_help = true
     )]
     row_counts: RowCountsArg,
-    /// Compression from 1 (fast) to 9 (small) [default: 2 with zlib, 1 where pg_dump has zstd]
+    /// Compression from 1 (fast) to 9 (small) [default: 3 with zlib, 1 where pg_dump has zstd]
     #[arg(long, global = true, env = "BACKUP_COMPRESSION_LEVEL", value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=9), hide_short_help = true)]
     compression_level: Option<u8>,
     /// How long a backup waits for tables that somebody has locked, in seconds

@@ -87,7 +87,7 @@ fn is_compressed_as_it_says(pgseal: &Pgseal, server: &Postgres, made: &serde_jso
         "SELECT setting FROM pg_config WHERE name = 'CONFIGURE'",
     );
     let zstd = server.major() >= 16 && built.contains("--with-zstd");
-    let compression = if zstd { "zstd:1" } else { "zlib:2" };
+    let compression = if zstd { "zstd:1" } else { "zlib:3" };
     assert_eq!(made["compression"], compression);
     let sealed = pgseal.store().join(made["object_key"].as_str().unwrap());
     let gpg = Gpg::new();
