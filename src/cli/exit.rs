@@ -129,9 +129,11 @@ fn of_vault(error: &VaultError) -> ExitStatus {
         VaultError::NoPassphrase
         | VaultError::NoSpace { .. }
         | VaultError::Pg(PgError::NoClient { .. } | PgError::NoCodec { .. })
-        | VaultError::Store(StoreError::Configuration(_) | StoreError::PermissionDenied { .. }) => {
-            ExitStatus::Unprepared
-        }
+        | VaultError::Store(
+            StoreError::Configuration(_)
+            | StoreError::PermissionDenied { .. }
+            | StoreError::Unsigned { .. },
+        ) => ExitStatus::Unprepared,
         error if error.is_verdict() => ExitStatus::Damaged,
         _ => ExitStatus::Failed,
     }

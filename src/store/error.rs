@@ -82,6 +82,19 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// Not even a request can be made; most often there are no credentials to sign it with.
+    #[error(
+        "{operation} {subject}: no request can be made\nhint: set BACKUP_S3_ACCESS_KEY_ID and BACKUP_S3_SECRET_ACCESS_KEY, or give this machine credentials that the AWS SDK finds"
+    )]
+    Unsigned {
+        /// What was done, as a verb phrase.
+        operation: &'static str,
+        /// The key, prefix or bucket it was done to.
+        subject: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
     /// The store answered something that breaks its own rules, or that pgseal cannot go on with.
     #[error("{operation} {subject}: {detail}")]
     Protocol {

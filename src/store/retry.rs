@@ -181,6 +181,8 @@ where
 mod tests {
     use std::cell::Cell;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn policy() -> RetryPolicy {
@@ -205,6 +207,27 @@ mod tests {
         assert_eq!(waits, [2, 4, 8, 10, 10]);
         assert_eq!(policy.delay(1, 0.0), Duration::from_millis(1));
         assert_eq!(policy.delay(u32::MAX, 1.0), policy.delay_max);
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_is_longer_than_the_longest_or_shorter_than_half(
+            failures in any::<u32>(),
+            jitter in -1.0..2.0_f64,
+            first_ms in 0_u64..100_000,
+            max_ms in 0_u64..100_000,
+        ) {
+            let policy = RetryPolicy {
+                delay_first: Duration::from_millis(first_ms),
+                delay_max: Duration::from_millis(max_ms),
+                ..policy()
+            };
+            let wait = policy.delay(failures, jitter);
+            prop_assert!(wait <= policy.delay_max);
+            prop_assert!(wait >= policy.delay_first.min(policy.delay_max) / 2);
+            // With the same luck, a later wait is never shorter.
+            prop_assert!(policy.delay(failures.saturating_add(1), jitter) >= wait);
+        }
     }
 
     #[tokio::test]

@@ -180,6 +180,13 @@ impl CallError {
                 "{why}\nhint: check BACKUP_S3_ENDPOINT_URL; an authority of your own belongs into the system's trust store, or into a file that SSL_CERT_FILE names"
             ));
         }
+        if matches!(self.kind, Kind::Impossible) {
+            return StoreError::Unsigned {
+                operation,
+                subject,
+                source: Box::new(self),
+            };
+        }
         match (self.status(), self.code()) {
             (_, "NoSuchBucket") => hint(
                 "there is no such bucket\nhint: check BACKUP_S3_BUCKET and BACKUP_S3_ENDPOINT_URL; pgseal creates no buckets",
@@ -228,7 +235,7 @@ impl fmt::Display for CallError {
                 write!(formatter, "the store answered {status} {code}")
             }
             Kind::Untrusted(why) => formatter.write_str(why),
-            Kind::Impossible => formatter.write_str("the request could not be made"),
+            Kind::Impossible => formatter.write_str("the SDK gave up before it sent anything"),
         }
     }
 }

@@ -416,3 +416,21 @@ fn the_doctor_tries_the_store_out() {
     let found = String::from_utf8_lossy(&sick.stdout).into_owned();
     assert!(sick.code == 5 && found.contains("did not give"), "{sick}");
 }
+
+/// Row 117: a bucket without keys, on a machine that has none of its own.
+#[test]
+fn a_bucket_without_credentials_is_said_with_the_settings_that_are_missing() {
+    let s3 = S3Server::start();
+    let mut pgseal = s3.pgseal();
+    pgseal
+        .unset("BACKUP_S3_ACCESS_KEY_ID")
+        .unset("BACKUP_S3_SECRET_ACCESS_KEY")
+        .set("AWS_EC2_METADATA_DISABLED", "true");
+    s3.hook(|_| Action::Pass);
+    let said = pgseal.fails(5, &["list"]);
+    assert!(
+        said.contains("no request can be made") && said.contains("BACKUP_S3_ACCESS_KEY_ID"),
+        "{said}"
+    );
+    assert_eq!(s3.operations(), Vec::<&str>::new());
+}
