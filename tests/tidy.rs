@@ -226,6 +226,40 @@ fn unused<'a>(fixtures: &[&'a str], texts: &[(String, String)]) -> Vec<&'a str> 
         .collect()
 }
 
+/// The tests that a page names between backticks, as `module::test`.
+fn claims(page: &str) -> Vec<(&str, &str)> {
+    let is_name = |text: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+    };
+    let words = page.split('`').skip(1).step_by(2);
+    words
+        .filter(|word| is_name(word))
+        .filter_map(|word| word.rsplit_once("::"))
+        .collect()
+}
+
+/// Those of a page's claims that no test keeps.
+fn unkept<'a>(page: &'a str, files: &[(String, String)]) -> Vec<(&'a str, &'a str)> {
+    let kept = |(module, test): &(&str, &str)| {
+        let place = module.replace("::", "/");
+        let homes = [
+            format!("tests/it/{place}.rs"),
+            format!("tests/it/{place}/mod.rs"),
+            format!("src/{place}.rs"),
+            format!("src/{place}/mod.rs"),
+        ];
+        let function = format!("fn {test}(");
+        files
+            .iter()
+            .any(|(path, text)| homes.contains(path) && text.contains(&function))
+    };
+    claims(page)
+        .into_iter()
+        .filter(|claim| !kept(claim))
+        .collect()
+}
+
 /// Every file below `folder` or, for a file, itself: its path in the repository, and its text.
 fn read(folder: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -278,7 +312,16 @@ fn files_are_short_named_and_headed_and_tests_are_run() {
 #[test]
 fn what_is_left_to_do_has_an_issue() {
     check(
-        &["src", "tests", "fuzz/fuzz_targets", "scripts", "dev", ".ci"],
+        &[
+            "src",
+            "tests",
+            "examples",
+            "fuzz/fuzz_targets",
+            "scripts",
+            "docs",
+            "dev",
+            ".ci",
+        ],
         &[unfinished],
     );
 }
@@ -294,6 +337,23 @@ fn every_fixture_is_used() {
     let mut texts = ["tests", "scripts", "dev"].map(read).concat();
     texts.retain(|(path, _)| !path.starts_with("tests/fixtures/"));
     assert_eq!(unused(&names, &texts), Vec::<&str>::new());
+}
+
+/// The promises of the README and the table of faults are tests, by their names.
+#[test]
+fn what_pages_promise_is_tested() {
+    let files = ["src", "tests/it"].map(read).concat();
+    for (path, text) in ["README.md", "docs/faults.md"].map(read).concat() {
+        assert!(claims(&text).len() > 5, "{path} names no tests");
+        assert_eq!(unkept(&text, &files), [], "{path}");
+    }
+}
+
+#[test]
+fn a_promise_without_a_test_is_noticed() {
+    let files = [("tests/it/a.rs".to_owned(), "fn there() {}".to_owned())];
+    let page = "`a::there`, `a::gone`, `b::there`, `cargo test a::gone`";
+    assert_eq!(unkept(page, &files), [("a", "gone"), ("b", "there")]);
 }
 
 #[test]

@@ -232,6 +232,7 @@ mod tests {
         }
     }
 
+    /// Row 108: what comes from outside.
     #[test]
     fn keys_that_could_leave_the_store_are_refused() {
         for bad in [
@@ -263,6 +264,7 @@ mod tests {
     }
 
     proptest! {
+        /// Row 108: any text at all; the fuzz target `object_key` goes on from here.
         #[test]
         fn an_accepted_key_never_escapes_the_root(text in ".{0,80}") {
             if let Ok(key) = ObjectKey::parse(&text) {

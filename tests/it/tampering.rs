@@ -336,7 +336,7 @@ async fn authenticate(vault: &Vault) -> Result<u64, VaultError> {
         .plain_bytes)
 }
 
-/// Row 78, and finding 5 of the fault catalogue: pg_restore is no integrity check, so it must not get what was not proved.
+/// Row 78: pg_restore is no integrity check, so it must not get what was not proved.
 #[test]
 fn pg_restore_never_sees_an_unproved_byte() {
     // So many that most of them could be opened before the bit at the end is met.
