@@ -1,9 +1,9 @@
 //! pgseal backs PostgreSQL databases up and restores them. This is the map of the house.
 //!
 //! ```text
-//! backup :  pg::Dump --bytes--> seal::Sealer --sealed--> store::Upload --commit--> manifest
-//!              |                                                                    ^
-//!              +-- snapshot --> row counts, inventory ------------------------------+
+//! backup :  pg::Dump --bytes--> seal::Packer --packets--> seal::Encrypter --sealed--> store::Upload --commit--> manifest
+//!              |                                                                                               ^
+//!              +-- locks, snapshot --> row counts, inventory --------------------------------------------------+
 //! restore:  vault::find --> store fetch --sealed--> (verify all of it) --> seal::Opener --bytes--> pg::Load
 //! ```
 //!
