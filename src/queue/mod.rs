@@ -4,6 +4,7 @@
 //! What stands here is the form alone, without a connection: it takes and gives bytes. Whoever can write to Redis
 //! chooses those bytes, and rq executes what it unpickles; here a pickle is data, read within limits, or an error.
 
+pub mod job;
 pub mod json;
 pub mod payload;
 pub mod pickle;
