@@ -8,6 +8,7 @@ pub mod job;
 pub mod json;
 pub mod payload;
 pub mod pickle;
+pub mod rq;
 pub mod value;
 
 #[cfg(test)]
