@@ -21,7 +21,7 @@
 //! | 5 | [`config`]: settings, and what they build |
 //! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup |
 //! | 3 | [`vault`]: finding, fetching and proving what is in a store |
-//! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket |
+//! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket · [`queue`]: RQ's form on Redis |
 //! | 1 | [`hardening`], [`pipe`], [`progress`], [`telemetry`] |
 //! | 0 | [`model`]: the nouns, without input or output |
 //!
@@ -30,6 +30,7 @@
 //! - `seal` knows no file, no socket and no runtime; `seal::openpgp` alone names the OpenPGP library.
 //! - Only `pg::inspect` sends SQL to a user's database. Only `config` reads the environment.
 //! - Secrets are types that cannot print. No secret stands in an argument or in a child's environment.
+//! - `queue` reads pickles as data within limits; nothing that stands in Redis is executed, and no error repeats it.
 //! - Plain bytes are never written to a disk, except where `fetch` was told to; nor is our memory, by a core dump.
 //! - Nothing reaches a database or an output before the whole message was decrypted once and found authentic.
 //! - The time and randomness are arguments; `main` has the one clock.
@@ -42,6 +43,7 @@ pub mod model;
 pub mod pg;
 pub mod pipe;
 pub mod progress;
+pub mod queue;
 pub mod restore;
 pub mod seal;
 pub mod store;

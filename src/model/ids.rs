@@ -49,9 +49,81 @@ impl fmt::Debug for Uid {
     }
 }
 
+/// A number that is no identifier.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an id is a whole number from 1 on")]
+pub struct NotAnId;
+
+/// An identifier that people read and type: a number from 1 on, as the catalog gives them out. A macro, so that each is
+/// a type of its own and a backup's number never restores something.
+macro_rules! numbered {
+    ($(#[$documentation:meta])* $name:ident) => {
+        $(#[$documentation])*
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(try_from = "i64", into = "i64")]
+        pub struct $name(i64);
+
+        impl $name {
+            /// Takes a number; `None` where it is not positive.
+            #[must_use]
+            pub const fn new(number: i64) -> Option<Self> {
+                if number > 0 { Some(Self(number)) } else { None }
+            }
+
+            /// The number.
+            #[must_use]
+            pub const fn get(self) -> i64 {
+                self.0
+            }
+        }
+
+        impl TryFrom<i64> for $name {
+            type Error = NotAnId;
+
+            fn try_from(number: i64) -> Result<Self, NotAnId> {
+                Self::new(number).ok_or(NotAnId)
+            }
+        }
+
+        impl From<$name> for i64 {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, formatter)
+            }
+        }
+    };
+}
+
+numbered! {
+    /// The number of a backup in the catalog; the manifest's own identity is its [`Uid`].
+    BackupId
+}
+
+numbered! {
+    /// The number of a restore in the catalog.
+    RestoreId
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_ids_from_one_on() {
+        assert_eq!(BackupId::new(42).map(BackupId::get), Some(42));
+        assert_eq!(serde_json::from_str::<RestoreId>("7").unwrap().get(), 7);
+        for wrong in [0, -1, i64::MIN] {
+            assert_eq!(BackupId::new(wrong), None);
+            assert!(serde_json::from_str::<RestoreId>(&wrong.to_string()).is_err());
+        }
+    }
 
     #[test]
     fn uids_of_one_moment_differ_and_parse() {

@@ -27,6 +27,7 @@ mod large;
 mod listing;
 mod majors;
 mod memory;
+mod pickle;
 mod round_trip;
 mod seaweed;
 mod secrets;
