@@ -11,7 +11,7 @@
 use std::io::{BufWriter, Read, Write as _, stdin, stdout};
 
 use pgseal::model::passphrase::Passphrase;
-use pgseal::seal::{Encrypter, Packer, Packing, SealError};
+use pgseal::seal::{Encryptor, Packer, Packing, SealError};
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -30,13 +30,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         packer.finish().map(drop)
     });
     let sink = BufWriter::with_capacity(CHUNK_BYTES, stdout());
-    let mut encrypter = Encrypter::new(sink, &passphrase)?;
+    let mut encryptor = Encryptor::new(sink, &passphrase)?;
     for_each_chunk(&mut packed, |chunk| {
-        encrypter.write_all(chunk).map_err(reading)
+        encryptor.write_all(chunk).map_err(reading)
     })?;
     // Only an end that was meant is one.
     packer.join().map_err(|_| "the packer panicked")??;
-    encrypter.finish()?.1.flush()?;
+    encryptor.finish()?.1.flush()?;
     Ok(())
 }
 

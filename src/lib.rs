@@ -1,7 +1,7 @@
 //! pgseal backs PostgreSQL databases up and restores them. This is the map of the house.
 //!
 //! ```text
-//! backup :  pg::Dump --bytes--> seal::Packer --packets--> seal::Encrypter --sealed--> store::Upload --commit--> manifest
+//! backup :  pg::Dump --bytes--> seal::Packer --packets--> seal::Encryptor --sealed--> store::Upload --commit--> manifest
 //!              |                                                                                               ^
 //!              +-- locks, snapshot --> row counts, inventory --------------------------------------------------+
 //! restore:  vault::find --> store fetch --sealed--> (verify all of it) --> seal::Opener --bytes--> pg::Load

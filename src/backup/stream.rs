@@ -19,12 +19,12 @@ use crate::pg::inspect::{self, Session, Table};
 use crate::pg::{ArchiveLister, Dump, DumpRequest, dumped_by, table_data};
 use crate::pipe;
 use crate::progress::Progress;
-use crate::seal::{Encrypted, Encrypter, Packed, Packer, Packing, SealError, Sealed};
+use crate::seal::{Encrypted, Encryptor, Packed, Packer, Packing, SealError, Sealed};
 use crate::store::Upload;
 
 /// Chunks of the dump (256 KiB each) that may wait for the packer: enough to bridge its and pg_dump's pauses.
 const PLAIN_CHUNKS_WAITING: usize = 16;
-/// Chunks that may wait for the encrypter, and for the store, each of [`CHUNK_BYTES`].
+/// Chunks that may wait for the encryptor, and for the store, each of [`CHUNK_BYTES`].
 const CHUNKS_WAITING: usize = 8;
 /// The library writes a few kilobytes at a time; they are gathered into chunks of this size.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -59,12 +59,12 @@ impl Flow<'_> {
         let (listed, list) = oneshot::channel();
         let (passphrase, packing) = (self.passphrase.clone(), self.packing);
         let packer = tokio::task::spawn_blocking(move || pack(plain_out, packed_in, packing));
-        let encrypter =
+        let encryptor =
             tokio::task::spawn_blocking(move || encrypt(packed_out, sealed_in, &passphrase));
         let ((archive_list, warnings), packed, encrypted, (), tables) = tokio::try_join!(
             self.dumping(plain_in, listed),
             computing(packer),
-            computing(encrypter),
+            computing(encryptor),
             storing(sealed_out, upload),
             self.counting(session, tables, list),
         )?;
@@ -200,14 +200,14 @@ fn encrypt(
     sealed: pipe::Sender,
     passphrase: &Passphrase,
 ) -> Result<Encrypted, Stopped> {
-    let mut encrypter = Encrypter::new(BufWriter::with_capacity(CHUNK_BYTES, sealed), passphrase)?;
+    let mut encryptor = Encryptor::new(BufWriter::with_capacity(CHUNK_BYTES, sealed), passphrase)?;
     while let Some(chunk) = packed
         .receive_blocking()
         .map_err(|_| Stopped::ByNeighbour)?
     {
-        encrypter.write_all(&chunk).map_err(passing)?;
+        encryptor.write_all(&chunk).map_err(passing)?;
     }
-    let (receipt, sink) = encrypter.finish()?;
+    let (receipt, sink) = encryptor.finish()?;
     end(sink)?;
     Ok(receipt)
 }
@@ -260,7 +260,7 @@ async fn storing(mut sealed: pipe::Receiver, upload: &mut Upload) -> Result<(), 
         match sealed.receive().await {
             Ok(Some(chunk)) => upload.write(chunk).await.map_err(BackupError::Store)?,
             Ok(None) => return Ok(()),
-            // The encrypter is gone; whoever failed says why.
+            // The encryptor is gone; whoever failed says why.
             Err(_) => return pending().await,
         }
     }

@@ -9,7 +9,7 @@ mod framing;
 mod openpgp;
 
 pub use digest::Digester;
-pub use openpgp::{Encrypter, Opener, Packer, Sealer};
+pub use openpgp::{Encryptor, Opener, Packer, Sealer};
 
 use crate::model::digest::Sha256;
 
@@ -57,7 +57,7 @@ pub struct Packed {
     pub plain_sha256: Sha256,
 }
 
-/// What a finished encrypter gave.
+/// What a finished encryptor gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encrypted {
     /// Bytes that came out.

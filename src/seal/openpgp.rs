@@ -17,7 +17,7 @@ use openpgp::parse::stream::{
 };
 use openpgp::parse::{PacketParser, Parse};
 use openpgp::policy::StandardPolicy;
-use openpgp::serialize::stream::{Compressor, Encryptor, LiteralWriter, Message};
+use openpgp::serialize::stream::{self, Compressor, LiteralWriter, Message};
 use openpgp::types::{CompressionAlgorithm, CompressionLevel, DataFormat, SymmetricAlgorithm};
 
 use super::digest::Digester;
@@ -32,9 +32,9 @@ const HELD_BACK_BYTES: usize = 256 * 1024;
 
 static POLICY: StandardPolicy = StandardPolicy::new();
 
-/// Seals what is written to it into a sink: a [`Packer`] on an [`Encrypter`], for what one thread does alone.
+/// Seals what is written to it into a sink: a [`Packer`] on an [`Encryptor`], for what one thread does alone.
 #[must_use = "an unfinished seal cannot be opened"]
-pub struct Sealer<W: Write + Send + Sync + 'static>(Packer<Encrypter<W>>);
+pub struct Sealer<W: Write + Send + Sync + 'static>(Packer<Encryptor<W>>);
 
 impl<W: Write + Send + Sync + 'static> Sealer<W> {
     /// Starts a message in `sink`, with a fresh random session key and salt.
@@ -42,8 +42,8 @@ impl<W: Write + Send + Sync + 'static> Sealer<W> {
     /// # Errors
     /// The sink fails, or the system has no randomness.
     pub fn new(sink: W, passphrase: &Passphrase, packing: Packing) -> Result<Self, SealError> {
-        let encrypter = Encrypter::new(sink, passphrase)?;
-        Packer::new(encrypter, packing).map(Self)
+        let encryptor = Encryptor::new(sink, passphrase)?;
+        Packer::new(encryptor, packing).map(Self)
     }
 
     /// Seals the next bytes.
@@ -59,13 +59,13 @@ impl<W: Write + Send + Sync + 'static> Sealer<W> {
     /// # Errors
     /// The sink fails.
     pub fn finish(self) -> Result<(Sealed, W), SealError> {
-        let (packed, encrypter) = self.0.finish()?;
-        let (encrypted, sink) = encrypter.finish()?;
+        let (packed, encryptor) = self.0.finish()?;
+        let (encrypted, sink) = encryptor.finish()?;
         Ok((Sealed::of(packed, encrypted), sink))
     }
 }
 
-/// Packs what is written to it: a literal packet, compressed or not, which an [`Encrypter`] takes. It is half of the
+/// Packs what is written to it: a literal packet, compressed or not, which an [`Encryptor`] takes. It is half of the
 /// computing of a backup, so that it can have a thread of its own.
 #[must_use = "an unfinished packet cannot be read"]
 pub struct Packer<W: Write + Send + Sync + 'static> {
@@ -127,7 +127,7 @@ impl<W: Write + Send + Sync + 'static> Packer<W> {
 
 /// Encrypts the packets that are written to it into a message in a sink.
 #[must_use = "an unfinished message cannot be opened"]
-pub struct Encrypter<W: Write + Send + Sync + 'static> {
+pub struct Encryptor<W: Write + Send + Sync + 'static> {
     message: Message<'static>,
     sink: Arc<Mutex<Counted<W>>>,
 }
@@ -150,7 +150,7 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
-impl<W: Write + Send + Sync + 'static> Encrypter<W> {
+impl<W: Write + Send + Sync + 'static> Encryptor<W> {
     /// Starts a message in `sink`, with a fresh random session key and salt.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ impl<W: Write + Send + Sync + 'static> Encrypter<W> {
         }));
         let password = Password::from(passphrase.expose());
         let message = Message::new(Shared(Arc::clone(&sink)));
-        let message = Encryptor::with_passwords(message, Some(password))
+        let message = stream::Encryptor::with_passwords(message, Some(password))
             .symmetric_algo(SymmetricAlgorithm::AES256)
             .build()
             .map_err(write_error)?;
@@ -189,7 +189,7 @@ impl<W: Write + Send + Sync + 'static> Encrypter<W> {
     }
 }
 
-impl<W: Write + Send + Sync + 'static> Write for Encrypter<W> {
+impl<W: Write + Send + Sync + 'static> Write for Encryptor<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.message.write(bytes)
     }
