@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::model::ids::Uid;
+use crate::model::object_key::ObjectKey;
+
 /// Counters of one backup or restore, shared between the work and whoever shows them.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -19,6 +22,16 @@ struct Words {
     table: String,
     since: Option<Instant>,
     past: Vec<StageTime>,
+    object: Option<Object>,
+}
+
+/// What a backup is going to be in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The backup's identity.
+    pub uid: Uid,
+    /// The dump's key.
+    pub key: ObjectKey,
 }
 
 /// How long a stage took.
@@ -43,6 +56,8 @@ pub struct Reading {
     pub tables_total: u64,
     /// The table at hand, as `schema.name`; empty between tables.
     pub table: String,
+    /// What a backup is going to be in the store, once that is settled.
+    pub object: Option<Object>,
 }
 
 impl Progress {
@@ -86,6 +101,12 @@ impl Progress {
         table.clone_into(&mut words.table);
     }
 
+    /// Says what the backup is going to be in the store: whoever finds it there after we died knows it by that.
+    pub fn set_object(&self, uid: Uid, key: &ObjectKey) {
+        let key = key.clone();
+        self.words().object = Some(Object { uid, key });
+    }
+
     /// Where things stand.
     pub fn read(&self) -> Reading {
         let words = self.words().clone();
@@ -95,6 +116,7 @@ impl Progress {
             tables_done: self.tables_done.load(Ordering::Relaxed),
             tables_total: self.tables_total.load(Ordering::Relaxed),
             table: words.table,
+            object: words.object,
         }
     }
 }

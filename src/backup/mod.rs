@@ -198,6 +198,7 @@ async fn attempt(
         .run_until_cancelled(prepare(stages, request, warnings, lock_wait, progress))
         .await;
     let mut prepared = prepared.ok_or(BackupError::Interrupted)??;
+    progress.set_object(prepared.uid, &prepared.key);
     let started = stages
         .vault
         .store
@@ -213,8 +214,10 @@ async fn attempt(
         .run_until_cancelled(flow(stages, request, &mut prepared, &mut upload, progress))
         .await;
     let streamed = match flowed.unwrap_or(Err(BackupError::Interrupted)) {
-        Ok(streamed) => streamed,
-        Err(error) => {
+        // A request that came with the last byte counts: who lost the right to make this backup must not complete it.
+        Ok(streamed) if !cancel.is_cancelled() => streamed,
+        ended => {
+            let error = ended.err().unwrap_or(BackupError::Interrupted);
             if let Err(abort) = upload.abort().await {
                 tracing::warn!(error = %abort, object.key = %prepared.key, "Backup left an unfinished upload behind");
             }

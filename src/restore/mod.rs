@@ -36,10 +36,12 @@ pub enum Mode {
 }
 
 /// Whether the target is backed up before it is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Safety {
     /// It is, and the backup is verified.
     Backup,
+    /// It was, just before; this backup is verified.
+    Made(ObjectKey),
     /// Somebody said that there is nothing to save, or that it cannot be dumped any more.
     Skip,
 }
@@ -205,8 +207,12 @@ async fn in_place(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Loaded, RestoreError> {
-    let safety = match proven.safety {
+    let safety = match &proven.safety {
         Safety::Backup => Some(safety_backup(proven, stages, progress, cancel).await?),
+        Safety::Made(key) => {
+            let name = key.backup_name().unwrap_or(key.as_str()).to_owned();
+            Some(proved(stages, key, name, proven, progress, cancel).await?)
+        }
         Safety::Skip => None,
     };
     progress.start_stage("load");
@@ -273,9 +279,24 @@ async fn safety_backup(
     };
     let made = backup::run_locked(stages, &request, Vec::new(), progress, cancel).await;
     let manifest = made.map_err(RestoreError::Safety)?;
-    let name = manifest.name.clone();
+    let key = ObjectKey::parse(&manifest.object_key).map_err(|_| RestoreError::SafetyUnproved {
+        name: manifest.name.clone(),
+        source: VaultError::BadKey(manifest.object_key.clone()),
+    })?;
+    proved(stages, &key, manifest.name, proven, progress, cancel).await
+}
+
+/// The safety backup's name, once it is proved that it could be restored.
+async fn proved(
+    stages: &Stages,
+    key: &ObjectKey,
+    name: String,
+    proven: &Proven,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<String, RestoreError> {
     let verified = cancel
-        .run_until_cancelled(verify(stages, &manifest, proven, progress))
+        .run_until_cancelled(verify(stages, key, proven, progress))
         .await;
     match verified {
         None => Err(RestoreError::Interrupted(Some(name))),
@@ -286,14 +307,12 @@ async fn safety_backup(
 
 async fn verify(
     stages: &Stages,
-    manifest: &Manifest,
+    key: &ObjectKey,
     proven: &Proven,
     progress: &Arc<Progress>,
 ) -> Result<(), VaultError> {
-    let key = ObjectKey::parse(&manifest.object_key)
-        .map_err(|_| VaultError::BadKey(manifest.object_key.clone()))?;
     // Found again by its key: what is verified is what the store has, not what this process remembers.
-    let entry = stages.vault.find(&Selector::Key(key)).await?;
+    let entry = stages.vault.find(&Selector::Key(key.clone())).await?;
     let fetched = stages.vault.fetch(entry, progress).await?;
     stages
         .vault
