@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use crate::backup::BackupError;
 use crate::config::ConfigError;
+use crate::model::explanation;
 use crate::pg::PgError;
 use crate::restore::RestoreError;
 use crate::store::StoreError;
@@ -139,29 +140,8 @@ fn of_vault(error: &VaultError) -> ExitStatus {
     }
 }
 
-/// The chain of an error, one line a link, and the hints of all of them at the end.
 fn explain(error: &anyhow::Error) -> String {
-    let mut links: Vec<String> = Vec::new();
-    let mut hints: Vec<String> = Vec::new();
-    for link in error.chain() {
-        let text = link.to_string();
-        let mut said = Vec::new();
-        for line in text.lines() {
-            match line.trim_start().strip_prefix("hint: ") {
-                Some(hint) => hints.push(format!("hint: {hint}")),
-                None => said.push(line.to_owned()),
-            }
-        }
-        let said = said.join("\n  ");
-        // A link that only repeats the one above it says nothing.
-        if links.last().is_none_or(|last| *last != said) {
-            links.push(said);
-        }
-    }
-    hints.dedup();
-    let links = links.join("\n  because: ");
-    let hints: String = hints.iter().map(|hint| format!("\n{hint}")).collect();
-    format!("error: {links}{hints}")
+    format!("error: {}", explanation::explain(error.as_ref()))
 }
 
 #[cfg(test)]

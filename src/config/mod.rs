@@ -6,6 +6,7 @@
 
 mod database;
 mod environment;
+mod service;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use clap::{Args, ValueEnum};
 
 pub use database::{connection, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
+pub(crate) use service::queue_name;
+pub use service::{QueueArgs, WorkerTimes};
 pub use store::StoreArgs;
 
 use crate::backup::{BackupSettings, NewerClient, Stages};
@@ -23,6 +26,7 @@ use crate::model::manifest::RowCounts;
 use crate::model::object_key::{Layout, ObjectKeyError};
 use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
 use crate::pg::{Clients, Search};
+use crate::queue::address::RedisAddressError;
 use crate::store::{Store, StoreError};
 use crate::vault::{ListCache, Vault};
 
@@ -32,6 +36,17 @@ pub enum ConfigError {
     /// Neither typed nor set.
     #[error("no database was named\nhint: give its URL, or set DATABASE_URL")]
     NoDatabase,
+    /// A service needs Redis.
+    #[error("no Redis was named\nhint: set REDIS_URL, as redis://HOST:6379/0")]
+    NoRedis,
+    /// Redis's URL cannot be read.
+    #[error("read REDIS_URL")]
+    Redis(#[source] RedisAddressError),
+    /// A worker's backups must not go where nobody looks for them.
+    #[error(
+        "no store is named, and a worker does not put backups on a disk that nobody chose\nhint: set BACKUP_S3_BUCKET and what belongs to it, or BACKUP_STORE=file:/a/folder/that/lasts"
+    )]
+    NoStore,
     /// The URL cannot be read.
     #[error("read {from}")]
     Connection {
@@ -222,6 +237,18 @@ impl Settings {
             clock,
             settings,
         })
+    }
+
+    /// Refuses the store that stands in where none is named: on most platforms that disk is gone with the machine.
+    ///
+    /// # Errors
+    /// No store is named.
+    pub fn require_named_store(&self) -> Result<(), ConfigError> {
+        if self.store.is_named() {
+            Ok(())
+        } else {
+            Err(ConfigError::NoStore)
+        }
     }
 
     /// The store with what opens its backups.

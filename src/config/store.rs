@@ -155,6 +155,11 @@ impl StoreArgs {
             .map(StoreSettings::S3)
     }
 
+    /// Whether anything says where backups go.
+    pub(super) fn is_named(&self) -> bool {
+        self.store.is_some() || self.s3_bucket.is_some() || self.has_s3_setting()
+    }
+
     /// Whether somebody meant a bucket: backups must not go to this machine's own disk because its name is missing.
     fn has_s3_setting(&self) -> bool {
         const SECRET: [&str; 2] = [

@@ -3,6 +3,7 @@
 
 pub mod connection;
 pub mod digest;
+pub mod explanation;
 pub mod ids;
 pub mod kind;
 pub mod manifest;

@@ -1,0 +1,103 @@
+//! The worker: takes one job after another from the queue, runs it, and settles it in the catalog and on Redis.
+//!
+//! ```text
+//! take:   wait -> claim on Redis -> claim in the catalog -> run, with signs of life -> the row ends -> the job ends
+//! house:  every half minute: jobs of dead workers, jobs that Redis lost, those that are due, objects without rows
+//! ```
+//!
+//! The catalog is the truth: a job whose row is not pending does nothing, and who lost the lease on a row changes it no
+//! more. Redis may be lost at any time; what it has is made again from the catalog.
+
+mod alive;
+mod end;
+mod house;
+mod run;
+mod state;
+mod stop;
+mod supervise;
+mod take;
+mod tasks;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+pub use alive::{Alive, AliveError, living};
+pub use state::State;
+pub use stop::Stop;
+pub use take::WorkerError;
+
+use crate::backup::Stages;
+use crate::dispatch::Dispatch;
+use crate::model::connection::Connection;
+use crate::queue::rq::names::{QueueName, WorkerName};
+
+/// The one target that a worker knows: what `DATABASE_URL` names.
+pub const TARGET_DEFAULT: &str = "default";
+
+/// One worker: a process, a name, and one job at a time.
+pub struct Worker {
+    /// Under which it is known; no two alive have the same.
+    pub name: WorkerName,
+    /// Which queues it serves, the most important one first.
+    pub queues: Vec<QueueName>,
+    /// The catalog and the queue.
+    pub dispatch: Dispatch,
+    /// What backups and restores work with.
+    pub stages: Stages,
+    /// The database of the target `default`.
+    pub database: Connection,
+    /// How often what is done.
+    pub times: Times,
+    /// The folder of its sign of life for a health check.
+    pub alive_folder: PathBuf,
+    /// What it is doing.
+    pub state: State,
+}
+
+/// How often what is done, and how long what may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Between two signs of life on Redis.
+    pub heartbeat: Duration,
+    /// Between two looks after what others left.
+    pub maintenance: Duration,
+    /// How long the catalog waits for a silent worker.
+    pub lease: Duration,
+    /// Between two comparisons of bucket and catalog.
+    pub reconcile: Duration,
+    /// How long the job at hand may go on after a request to end.
+    pub grace: Duration,
+}
+
+/// When a worker ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Never.
+    Stopped,
+    /// When its queues are empty, as `rq worker --burst`.
+    Empty,
+}
+
+impl Worker {
+    /// Runs jobs until it is told to end. While it does, it looks after what others left.
+    ///
+    /// # Errors
+    /// It cannot begin: another living worker has its name, or Redis refuses it.
+    pub async fn run(&self, until: Until, stop: &Stop) -> Result<(), WorkerError> {
+        self.register(stop).await?;
+        let work = async {
+            let ended = self.take_jobs(until, stop).await;
+            stop.house.cancel();
+            ended
+        };
+        let (ended, (), ()) = tokio::join!(work, self.keep_house(stop), self.listen(stop));
+        self.unregister().await;
+        ended
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        (self.stages.clock)()
+    }
+}

@@ -1,0 +1,89 @@
+//! One job, from what Redis has of it to how it ended there.
+
+use std::time::{Duration, Instant};
+
+use super::tasks::Ending;
+use super::{Stop, Worker};
+use crate::model::explanation::explain;
+use crate::queue::job::Job;
+use crate::queue::payload::Call;
+use crate::queue::{Outcome, Taken};
+
+/// The pauses between two tries to tell Redis how a job ended.
+const TELL_PAUSE: Duration = Duration::from_secs(1);
+/// For so long it is tried. After that, another worker's housekeeping finds the job, and the catalog tells it the end.
+const TELL_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+impl Worker {
+    /// Runs a job that was claimed, and settles it.
+    pub(super) async fn run_job(&self, taken: &Taken, stop: &Stop) {
+        let started = Instant::now();
+        tracing::info!(job.id = %taken.job_id, queue = %taken.queue, "Job started");
+        let ending = match Call::decode(&taken.hash.data) {
+            // Nothing of the payload is repeated: whoever wrote it chose it.
+            Err(error) => Ending::Failed(explain(&error)),
+            Ok(call) => self.run_call(taken, &call, stop).await,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        match &ending {
+            Ending::Success(_) => tracing::info!(job.id = %taken.job_id, seconds, "Job finished"),
+            Ending::Failed(text) | Ending::Retry(text) => {
+                tracing::warn!(job.id = %taken.job_id, seconds, reason = text, "Job failed");
+            }
+            other => tracing::info!(job.id = %taken.job_id, seconds, ending = other.word(), "Job ended"),
+        }
+        if let Some(outcome) = ending.outcome(taken) {
+            self.tell(taken, &outcome, stop).await;
+        }
+    }
+
+    async fn run_call(&self, taken: &Taken, call: &Call, stop: &Stop) -> Ending {
+        #[cfg(feature = "test-support")]
+        if let Some(ending) = self.run_test_function(taken, call, stop).await {
+            return ending;
+        }
+        let job = match self.dispatch.functions.job(call) {
+            Ok(job) => job,
+            Err(error) => return Ending::Failed(explain(&error)).or_retry(taken),
+        };
+        match job {
+            Job::Backup(id) => self.run_backup(taken, id, stop).await,
+            Job::Restore(id) => self.run_restore(taken, id, stop).await,
+            Job::Verify(id) => self.run_verify(taken, id, stop).await,
+            Job::Drill(_) | Job::Copy(_) | Job::Prune => Ending::Failed(format!(
+                "this pgseal ({}) knows the task {job:?}, but does not carry it out yet\nhint: a later version does",
+                env!("CARGO_PKG_VERSION")
+            )),
+        }
+    }
+
+    /// Tells Redis how the job ended, as long as it takes.
+    async fn tell(&self, taken: &Taken, outcome: &Outcome, stop: &Stop) {
+        let until = Instant::now() + TELL_WITHIN;
+        loop {
+            let told = self
+                .dispatch
+                .queue
+                .finish(taken, &self.name, outcome, self.now())
+                .await;
+            match told {
+                Ok(true) => return,
+                Ok(false) => {
+                    return tracing::warn!(job.id = %taken.job_id,
+                        "Redis gave the job up meanwhile; how it ended stands in the catalog");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, job.id = %taken.job_id, "Redis cannot be told how a job ended");
+                }
+            }
+            self.touch();
+            if Instant::now() >= until || stop.cold.is_cancelled() {
+                return;
+            }
+            let _woken = stop
+                .cold
+                .run_until_cancelled(tokio::time::sleep(TELL_PAUSE))
+                .await;
+        }
+    }
+}

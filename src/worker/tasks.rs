@@ -1,0 +1,442 @@
+//! What the jobs do: a backup, a restore, a verification. Each is the same runbook that the command line runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::supervise::{Reason, Running, Supervised};
+use super::{Stop, TARGET_DEFAULT, Worker};
+use crate::backup::{self, BackupRequest};
+use crate::catalog::{
+    BackupRow, Claim, Ended, Health, JobStatus, Lease, RestoreFacts, RestoreRow, Task,
+};
+use crate::dispatch::BackupWanted;
+use crate::model::explanation::explain;
+use crate::model::ids::{BackupId, RestoreId};
+use crate::model::kind::BackupKind;
+use crate::model::manifest::{Manifest, Requested};
+use crate::model::object_key::ObjectKey;
+use crate::progress::Progress;
+use crate::queue::payload::Serializer;
+use crate::queue::value::Value;
+use crate::queue::{Outcome, Taken};
+use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
+use crate::vault::{Limits, Selector, VaultError};
+
+/// A job whose target is busy is looked at again after so long.
+const BUSY_PAUSE: Duration = Duration::from_secs(10);
+
+/// How a job ended, for Redis.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Ending {
+    /// It returned this.
+    Success(Value),
+    /// It failed for good.
+    Failed(String),
+    /// It failed, and is tried again.
+    Retry(String),
+    /// Somebody ended it.
+    Stopped(String),
+    /// The worker ends; another one does it.
+    GivenBack,
+    /// Something else of the same target runs; it comes again.
+    Delayed(Duration),
+    /// Nobody here may say: whoever settles the row tells Redis.
+    Lost,
+}
+
+impl Ending {
+    /// One word for logs.
+    pub(super) const fn word(&self) -> &'static str {
+        match self {
+            Self::Success(_) => "success",
+            Self::Failed(_) => "failed",
+            Self::Retry(_) => "retry",
+            Self::Stopped(_) => "stopped",
+            Self::GivenBack => "given back",
+            Self::Delayed(_) => "delayed",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// A failure, tried again if its producer wanted that.
+    pub(super) fn or_retry(self, taken: &Taken) -> Self {
+        match self {
+            Self::Failed(text) if taken.hash.retries_left.is_some_and(|left| left > 0) => {
+                Self::Retry(text)
+            }
+            other => other,
+        }
+    }
+
+    /// What Redis is told; `None`: nothing.
+    pub(super) fn outcome(self, taken: &Taken) -> Option<Outcome> {
+        Some(match self {
+            Self::Success(value) => {
+                let serializer = Serializer::of_data(&taken.hash.data);
+                match serializer.encode_return_value(&value) {
+                    Ok(value) => Outcome::Success(value),
+                    Err(error) => Outcome::Failed(explain(&error)),
+                }
+            }
+            Self::Failed(text) => Outcome::Failed(text),
+            Self::Retry(text) => Outcome::Retry(text),
+            Self::Stopped(text) => Outcome::Stopped(text),
+            Self::GivenBack => Outcome::GivenBack,
+            Self::Delayed(pause) => Outcome::Delayed(pause),
+            Self::Lost => return None,
+        })
+    }
+}
+
+impl Worker {
+    /// Makes a backup.
+    pub(super) async fn run_backup(
+        &self,
+        taken: &Taken,
+        id: Option<BackupId>,
+        stop: &Stop,
+    ) -> Ending {
+        let id = match id {
+            Some(id) => id,
+            None => match self.own_row(taken).await {
+                Ok(id) => id,
+                Err(ending) => return ending,
+            },
+        };
+        let lease = match self.claim(taken, Task::Backup(id)).await {
+            Ok(lease) => lease,
+            Err(ending) => return ending,
+        };
+        let row = match self.dispatch.catalog.backup(id).await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ending::Lost,
+            Err(error) => return self.failed(taken, &lease, "prepare", explain(&error)).await,
+        };
+        if row.target != TARGET_DEFAULT {
+            let text = unknown_target(&row.target);
+            return self.failed(taken, &lease, "prepare", text).await;
+        }
+        let request = self.backup_request(&row, &lease);
+        let progress = Arc::new(Progress::default());
+        let running = Running {
+            taken,
+            lease: Some(&lease),
+            limit: Some(row.time_limit),
+            progress: &progress,
+            cancel: CancellationToken::new(),
+        };
+        let cancel = running.cancel.clone();
+        let work = backup::run(&self.stages, &request, &progress, &cancel);
+        let supervised = self.supervise(running, stop, work).await;
+        let stage = progress.read().stage;
+        match supervised {
+            Supervised::Done(Ok(manifest)) | Supervised::Ended(_, Some(Ok(manifest))) => {
+                self.backup_made(id, &lease, &manifest).await
+            }
+            Supervised::Done(Err(error)) => {
+                self.failed(taken, &lease, &stage, explain(&error)).await
+            }
+            Supervised::Ended(reason, _) => self.ended(taken, &lease, reason, &stage).await,
+            Supervised::Panicked(said) => {
+                self.failed(taken, &lease, &stage, panicked(&said)).await
+            }
+        }
+    }
+
+    /// The row of a job that carries no id: a manual backup of the default target, by whoever enqueued it.
+    async fn own_row(&self, taken: &Taken) -> Result<BackupId, Ending> {
+        let wanted = BackupWanted {
+            target: TARGET_DEFAULT.to_owned(),
+            kind: BackupKind::Manual,
+            requested_by: "queue".to_owned(),
+            labels: std::collections::BTreeMap::new(),
+            excluded_table_data: Vec::new(),
+        };
+        let mut requested = self.dispatch.backup_requested(wanted, &taken.job_id);
+        requested.queue = taken.queue.to_string();
+        requested.attempts_max = 1 + taken.hash.retries_left.unwrap_or(0);
+        match self.dispatch.catalog.backup_of_job(&requested).await {
+            Ok(row) => Ok(row.id),
+            Err(error) if error.is_unavailable() => Err(Ending::GivenBack),
+            Err(error) => Err(Ending::Failed(explain(&error)).or_retry(taken)),
+        }
+    }
+
+    fn backup_request(&self, row: &BackupRow, lease: &Lease) -> BackupRequest {
+        BackupRequest {
+            connection: self.database.clone(),
+            target: row.target.clone(),
+            kind: row.kind,
+            labels: row.labels.clone(),
+            exclude_table_data: row.excluded_table_data.clone(),
+            requested: Some(Requested {
+                backup_id: row.id,
+                attempt: lease.attempt,
+                requested_by: row.requested_by.clone(),
+            }),
+        }
+    }
+
+    /// The backup exists; what remains is to say so.
+    async fn backup_made(&self, id: BackupId, lease: &Lease, manifest: &Manifest) -> Ending {
+        let told = self
+            .until_told(lease, async || {
+                self.dispatch.catalog.complete_backup(lease, manifest).await
+            })
+            .await;
+        match told {
+            Some(Ended::Written { .. }) => Ending::Success(backup_value(id, manifest)),
+            Some(Ended::Lost) => {
+                tracing::warn!(backup.id = %id, backup.name = manifest.name,
+                    "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own");
+                Ending::Lost
+            }
+            None => {
+                tracing::warn!(backup.id = %id, backup.name = manifest.name,
+                    "Backup is complete, but the catalog could not be told: its row is settled from the manifest later");
+                Ending::Lost
+            }
+        }
+    }
+
+    /// Carries a restore out.
+    pub(super) async fn run_restore(&self, taken: &Taken, id: RestoreId, stop: &Stop) -> Ending {
+        let lease = match self.claim(taken, Task::Restore(id)).await {
+            Ok(lease) => lease,
+            Err(ending) => return ending,
+        };
+        let row = match self.dispatch.catalog.restore(id).await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ending::Lost,
+            Err(error) => return self.failed(taken, &lease, "prepare", explain(&error)).await,
+        };
+        let request = match self.restore_request(&row).await {
+            Ok(request) => request,
+            Err(text) => return self.failed(taken, &lease, "prepare", text).await,
+        };
+        let progress = Arc::new(Progress::default());
+        let running = Running {
+            taken,
+            lease: Some(&lease),
+            limit: Some(row.time_limit),
+            progress: &progress,
+            cancel: CancellationToken::new(),
+        };
+        let cancel = running.cancel.clone();
+        let work = restore::run(&self.stages, request, &progress, &cancel);
+        let supervised = self.supervise(running, stop, work).await;
+        let stage = progress.read().stage;
+        match supervised {
+            Supervised::Done(Ok(restored)) | Supervised::Ended(_, Some(Ok(restored))) => {
+                self.restored(&row, &lease, &restored).await
+            }
+            Supervised::Done(Err(error)) => {
+                self.failed(taken, &lease, &stage, explain(&error)).await
+            }
+            // An end that came too late says in its error what became of the target; that must not be lost.
+            Supervised::Ended(reason, Some(Err(error))) if !error.is_interruption() => {
+                tracing::warn!(?reason, "Restore failed while it was told to end");
+                self.failed(taken, &lease, &stage, explain(&error)).await
+            }
+            Supervised::Ended(reason, _) => self.ended(taken, &lease, reason, &stage).await,
+            Supervised::Panicked(said) => {
+                self.failed(taken, &lease, &stage, panicked(&said)).await
+            }
+        }
+    }
+
+    /// What the row means: which backup, into what, and which safety backup was made for it.
+    async fn restore_request(&self, row: &RestoreRow) -> Result<RestoreRequest, String> {
+        if row.target != TARGET_DEFAULT {
+            return Err(unknown_target(&row.target));
+        }
+        let mode = match row.mode.as_str() {
+            "in-place" => Mode::InPlace,
+            other => {
+                return Err(format!(
+                    "this pgseal does not know the restore mode {other} for jobs\nhint: ask for in-place, or use pgseal restore"
+                ));
+            }
+        };
+        let key = self.object_key(row.backup_id).await?;
+        let entry = self.stages.vault.find(&Selector::Key(key)).await;
+        let safety = match row.safety_backup_id {
+            Some(safety) => Safety::Made(self.object_key(safety).await?),
+            None => Safety::Skip,
+        };
+        Ok(RestoreRequest {
+            entry: entry.map_err(|error| explain(&error))?,
+            to: self.database.clone(),
+            mode,
+            safety,
+            limits: Limits::default(),
+        })
+    }
+
+    async fn object_key(&self, id: BackupId) -> Result<ObjectKey, String> {
+        let row = self.dispatch.catalog.backup(id).await;
+        let row = row.map_err(|error| explain(&error))?;
+        let key = row
+            .filter(|row| row.status == JobStatus::Completed)
+            .and_then(|row| row.object_key);
+        let key = key.ok_or_else(|| format!("backup {id} is not complete in the catalog"))?;
+        ObjectKey::parse(&key).map_err(|error| explain(&error))
+    }
+
+    async fn restored(&self, row: &RestoreRow, lease: &Lease, restored: &Restored) -> Ending {
+        let facts = RestoreFacts {
+            database: restored.database.clone(),
+            compared: restored.compared,
+            plain_bytes: restored.plain_bytes,
+            warnings: restored.warnings.clone(),
+        };
+        let told = self
+            .until_told(lease, async || {
+                self.dispatch.catalog.complete_restore(lease, &facts).await
+            })
+            .await;
+        match told {
+            Some(Ended::Written { .. }) => Ending::Success(restore_value(row, restored)),
+            _ => {
+                tracing::error!(restore.id = %row.id, database = restored.database,
+                    "Restore is complete, but the catalog could not be told");
+                Ending::Lost
+            }
+        }
+    }
+
+    /// Proves a backup, and writes what came out into its row.
+    pub(super) async fn run_verify(&self, taken: &Taken, id: BackupId, stop: &Stop) -> Ending {
+        let key = match self.object_key(id).await {
+            Ok(key) => key,
+            Err(text) => return Ending::Failed(text).or_retry(taken),
+        };
+        let progress = Arc::new(Progress::default());
+        let running = Running {
+            taken,
+            lease: None,
+            limit: Some(self.dispatch.time_limit),
+            progress: &progress,
+            cancel: CancellationToken::new(),
+        };
+        let cancel = running.cancel.clone();
+        let work = cancel.run_until_cancelled(self.verify(key, &progress));
+        let verified = match self.supervise(running, stop, work).await {
+            Supervised::Done(Some(verified)) => verified,
+            Supervised::Ended(Reason::ShuttingDown, _) => return Ending::GivenBack,
+            Supervised::Ended(Reason::TimeLimit(limit), _) => {
+                let text = format!("the verification took longer than {} s", limit.as_secs());
+                return Ending::Failed(text).or_retry(taken);
+            }
+            Supervised::Panicked(said) => return Ending::Failed(panicked(&said)).or_retry(taken),
+            Supervised::Done(None) | Supervised::Ended(..) => {
+                return Ending::Stopped("Job stopped by user".to_owned());
+            }
+        };
+        let (health, reason) = match &verified {
+            Ok(()) => (Health::Ok, None),
+            Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => (Health::Lost, verified.as_ref().err()),
+            Err(error) if error.is_verdict() => (Health::Corrupt, Some(error)),
+            // Nothing is known: the row stays as it is.
+            Err(error) => return Ending::Failed(explain(error)).or_retry(taken),
+        };
+        let reason = reason.map(|error| explain(error));
+        let marked = self
+            .dispatch
+            .catalog
+            .mark_health(id, health, reason.as_deref())
+            .await;
+        match (marked, reason) {
+            (Err(error), _) => Ending::Failed(explain(&error)).or_retry(taken),
+            (Ok(_), Some(reason)) => Ending::Failed(reason),
+            (Ok(_), None) => Ending::Success(dict(&[
+                ("backup_id", Value::Int(id.get())),
+                ("health", Value::Text("ok".to_owned())),
+            ])),
+        }
+    }
+
+    async fn verify(&self, key: ObjectKey, progress: &Progress) -> Result<(), VaultError> {
+        let vault = &self.stages.vault;
+        let entry = vault.find(&Selector::Key(key)).await?;
+        let fetched = vault.fetch(entry, progress).await?;
+        let proof = vault.verify(&fetched, &self.stages.clients, Limits::default(), progress);
+        proof.await.map(drop)
+    }
+
+    /// The right to carry a row's task out, or how a job without it ends.
+    async fn claim(&self, taken: &Taken, task: Task) -> Result<Lease, Ending> {
+        let claim = self
+            .dispatch
+            .catalog
+            .claim(task, self.name.as_str(), self.times.lease)
+            .await;
+        match claim {
+            Ok(Claim::Taken(lease)) => Ok(lease),
+            Ok(Claim::Missing) => Err(Ending::Failed(format!(
+                "the catalog has no {task}\nhint: it is asked for by the API or by pgseal enqueue, which make the row first"
+            ))),
+            // It runs under this very job, or its worker died a moment ago: once that is settled, it may be our turn.
+            Ok(Claim::NotPending(JobStatus::Running)) => Err(Ending::Delayed(self.times.lease)),
+            Ok(Claim::NotPending(JobStatus::Completed)) => Err(Ending::Success(dict(&[
+                (task.id_name(), Value::Int(task.id())),
+                ("status", Value::Text("completed".to_owned())),
+            ]))),
+            Ok(Claim::NotPending(status)) => Err(Ending::Failed(format!(
+                "{task} is {status} in the catalog, so this job did nothing\nhint: ask for a new one"
+            ))),
+            Ok(Claim::Busy(active)) => {
+                tracing::info!(job.id = %taken.job_id, %active, "Job waits: something else of its target runs");
+                Err(Ending::Delayed(BUSY_PAUSE))
+            }
+            Err(error) if error.is_unavailable() => Err(Ending::GivenBack),
+            Err(error) => Err(Ending::Failed(explain(&error)).or_retry(taken)),
+        }
+    }
+}
+
+fn unknown_target(target: &str) -> String {
+    format!("no target is called {target} here\nhint: DATABASE_URL names the target {TARGET_DEFAULT}")
+}
+
+fn panicked(said: &str) -> String {
+    format!("a part of pgseal panicked: {said}\nhint: please report this; nothing was completed")
+}
+
+/// What `run_backup` returns.
+fn backup_value(id: BackupId, manifest: &Manifest) -> Value {
+    let text = |text: &str| Value::Text(text.to_owned());
+    dict(&[
+        ("backup_id", Value::Int(id.get())),
+        ("status", text("completed")),
+        ("storage_key", text(&manifest.object_key)),
+        ("size", number(manifest.sealed_bytes)),
+        ("checksum", text(&manifest.sealed_sha256.to_string())),
+    ])
+}
+
+/// What `run_restore` returns.
+fn restore_value(row: &RestoreRow, restored: &Restored) -> Value {
+    let safety = row.safety_backup_id;
+    dict(&[
+        ("restore_id", Value::Int(row.id.get())),
+        ("status", Value::Text("completed".to_owned())),
+        ("backup_id", Value::Int(row.backup_id.get())),
+        (
+            "safety_backup_id",
+            safety.map_or(Value::None, |id| Value::Int(id.get())),
+        ),
+        ("database", Value::Text(restored.database.clone())),
+    ])
+}
+
+fn number(number: u64) -> Value {
+    Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn dict(pairs: &[(&str, Value)]) -> Value {
+    let pair = |(name, value): &(&str, Value)| (Value::Text((*name).to_owned()), value.clone());
+    Value::Dict(pairs.iter().map(pair).collect())
+}
