@@ -40,7 +40,7 @@ pub(super) struct BackupArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum KindArg {
+pub(super) enum KindArg {
     /// Somebody asked for it
     Manual,
     /// A timer asked for it
@@ -65,27 +65,38 @@ impl BackupArgs {
     }
 
     fn request(&self) -> anyhow::Result<BackupRequest> {
-        let mut labels = BTreeMap::new();
-        for (name, value) in &self.labels {
-            if labels.insert(name.clone(), value.clone()).is_some() {
-                return Err(UsageError(format!("label {name} is given twice")).into());
-            }
-        }
         Ok(BackupRequest {
             connection: config::connection(self.database_url.as_deref(), "DATABASE_URL")?,
             target: "default".to_owned(),
-            kind: match self.kind {
-                KindArg::Manual => BackupKind::Manual,
-                KindArg::Scheduled => BackupKind::Scheduled,
-            },
-            labels,
+            kind: self.kind.into(),
+            labels: labels(&self.labels)?,
             exclude_table_data: self.exclude_table_data.clone(),
         })
     }
 }
 
+impl From<KindArg> for BackupKind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Manual => Self::Manual,
+            KindArg::Scheduled => Self::Scheduled,
+        }
+    }
+}
+
+/// Labels by name; each name once.
+pub(super) fn labels(typed: &[(String, String)]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for (name, value) in typed {
+        if labels.insert(name.clone(), value.clone()).is_some() {
+            return Err(UsageError(format!("label {name} is given twice")).into());
+        }
+    }
+    Ok(labels)
+}
+
 /// `NAME=VALUE`, the name not empty.
-fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("a label is NAME=VALUE".to_owned()),

@@ -5,15 +5,18 @@
 mod backup;
 mod delete;
 mod doctor;
+mod enqueue;
 mod exit;
 mod fetch;
 mod list;
 mod output;
 mod progress;
 mod restore;
+mod service;
 mod show;
 mod signals;
 mod verify;
+mod worker;
 
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use time::OffsetDateTime;
@@ -24,6 +27,7 @@ pub use exit::ExitStatus;
 use crate::config::{self, Settings};
 use crate::telemetry::Verbosity;
 use crate::vault::{Entry, Limits, Selector, Vault};
+use crate::worker::Stop;
 
 const AFTER_HELP: &str = "\
 Settings are flags or variables; pgseal COMMAND --help shows both. The important ones:
@@ -58,6 +62,8 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
     Doctor(doctor::DoctorArgs),
+    Worker(Box<worker::WorkerArgs>),
+    Enqueue(Box<enqueue::EnqueueArgs>),
 }
 
 /// What is said, and how.
@@ -119,7 +125,13 @@ impl Cli {
             cancel: cancel.clone(),
             clock,
         };
-        signals::until_done(self.command.run(&context), &cancel).await
+        match self.command {
+            Command::Worker(arguments) => {
+                let stop = Stop::default();
+                signals::until_stopped(arguments.run(&context, &stop), || stop.request()).await
+            }
+            command => signals::until_done(command.run(&context), &cancel).await,
+        }
     }
 }
 
@@ -136,6 +148,9 @@ impl Command {
             Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
             Self::Delete(arguments) => context.leave(arguments.run(context)).await,
             Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
+            Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,
+            // Told apart before, because it ends in two steps.
+            Self::Worker(arguments) => arguments.run(context, &Stop::default()).await,
         }
     }
 }

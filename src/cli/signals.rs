@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks the work to end and waits until it has cleaned up, the second does not wait.
+//! Ctrl-C and SIGTERM: the first asks the work to end and waits until it has cleaned up, the second does not wait. A
+//! service has one more step in between.
 
 use std::pin::pin;
 
@@ -33,6 +34,35 @@ pub(super) async fn until_done(
         // Work that was past its point of no return ends as what it is.
         done = &mut work => if super::exit::was_interrupted(&done) { first } else { ExitStatus::of(&done) },
         second = signals.next() => second,
+    }
+}
+
+/// Runs a service that ends in order when it is told to: each signal is one request, and the third waits for nothing.
+/// To have ended when it was told to is no failure.
+pub(super) async fn until_stopped(
+    work: impl Future<Output = anyhow::Result<()>>,
+    request: impl Fn(),
+) -> ExitStatus {
+    let (Ok(interrupt), Ok(terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return ExitStatus::of(&work.await);
+    };
+    let mut signals = Signals {
+        interrupt,
+        terminate,
+    };
+    let mut work = pin!(work);
+    for _ in 0..2 {
+        tokio::select! {
+            done = &mut work => return ExitStatus::of(&done),
+            _ = signals.next() => request(),
+        }
+    }
+    tokio::select! {
+        done = &mut work => ExitStatus::of(&done),
+        third = signals.next() => third,
     }
 }
 

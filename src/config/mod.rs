@@ -260,11 +260,7 @@ impl Settings {
         if let Some(folder) = &self.store.spool_dir {
             require_folder("BACKUP_SPOOL_DIR", folder)?;
         }
-        let spool_folder = self
-            .store
-            .spool_dir
-            .clone()
-            .unwrap_or_else(std::env::temp_dir);
+        let spool_folder = self.spool_folder();
         let layout = Layout::new(&self.store.prefix, &self.store.environment, None)
             .map_err(ConfigError::Layout)?;
         let passphrases = self.sealing.passphrases()?;
@@ -276,6 +272,13 @@ impl Settings {
             layout,
             spool_folder,
         })
+    }
+
+    /// Where sealed bytes may be spooled, and a worker leaves its sign of life.
+    #[must_use]
+    pub fn spool_folder(&self) -> PathBuf {
+        let named = self.store.spool_dir.clone();
+        named.unwrap_or_else(std::env::temp_dir)
     }
 
     /// Whether a pg_dump may be used whose archive cannot go back into an older server.

@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 pub use alive::{Alive, AliveError, living};
 pub use state::State;
 pub use stop::Stop;
-pub use take::WorkerError;
+pub use take::{WorkerError, hostname};
 
 use crate::backup::Stages;
 use crate::dispatch::Dispatch;

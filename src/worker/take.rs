@@ -237,7 +237,7 @@ enum Took {
 
 /// This machine's name, as the kernel has it.
 #[must_use]
-pub(super) fn hostname() -> String {
+pub fn hostname() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()

@@ -1,0 +1,28 @@
+//! What every command of the service opens: the catalog and the queue.
+
+use super::Context;
+use crate::catalog::Catalog;
+use crate::config::{self, QueueArgs};
+use crate::dispatch::Dispatch;
+use crate::queue::Queue;
+
+/// The catalog and the queue.
+pub(super) struct Service {
+    pub(super) dispatch: Dispatch,
+}
+
+impl Service {
+    /// Opens both. A catalog of another version is refused; a Redis that is away is not, because it comes back.
+    pub(super) async fn open(queue: &QueueArgs, _context: &Context) -> anyhow::Result<Self> {
+        let address = queue.redis()?;
+        let catalog = Catalog::open(&config::catalog()?.connection).await?;
+        let dispatch = Dispatch {
+            catalog,
+            queue: Queue::new(&address, queue.keys())?,
+            functions: queue.functions(),
+            queue_name: queue.default_queue.clone(),
+            time_limit: queue.time_limit(),
+        };
+        Ok(Self { dispatch })
+    }
+}

@@ -1,0 +1,119 @@
+//! `pgseal worker`.
+
+use clap::Args;
+use comfy_table::{Cell, Table};
+use rand::random;
+use serde::Serialize;
+
+use super::Context;
+use super::service::Service;
+use crate::config::{self, QueueArgs, WorkerTimes};
+use crate::queue::rq::names::{QueueName, WorkerName};
+use crate::worker::{self, Alive, State, Stop, Times, Until, Worker};
+
+const AFTER_HELP: &str = "\
+Examples:
+  pgseal worker                                serves the queue backups
+  pgseal worker --queue urgent --queue backups the first one first
+  pgseal worker --burst                        ends when there is nothing left to do
+  pgseal worker --check                        for a health check: exit code 0 if the worker on this machine lives
+
+It runs one job at a time; start several, on as many machines as you like, around one Redis and one catalog. Ctrl-C or \
+SIGTERM lets the job at hand go on for BACKUP_SHUTDOWN_GRACE_SECONDS and gives it back after that; a second signal \
+gives it back at once. Needs REDIS_URL, DATABASE_URL, a store that is named, and a catalog (pgseal migrate).";
+
+/// Run jobs from the queue, as rq's own worker does
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct WorkerArgs {
+    /// Serve this queue; may be repeated, the most important one first [default: BACKUP_QUEUE]
+    #[arg(long = "queue", short = 'Q', value_name = "QUEUE", value_parser = config::queue_name)]
+    queues: Vec<QueueName>,
+    /// The worker's name [default: made from the machine's name]
+    #[arg(long, value_name = "NAME", value_parser = worker_name)]
+    name: Option<WorkerName>,
+    /// End when the queues are empty
+    #[arg(long)]
+    burst: bool,
+    /// Say whether a worker lives on this machine, and run none
+    #[arg(long, conflicts_with_all = ["burst", "name", "queues"])]
+    check: bool,
+    #[command(flatten)]
+    queue: QueueArgs,
+    #[command(flatten)]
+    times: WorkerTimes,
+}
+
+impl WorkerArgs {
+    pub(super) async fn run(self, context: &Context, stop: &Stop) -> anyhow::Result<()> {
+        if self.check {
+            return self.check_living(context);
+        }
+        context.settings.require_named_store()?;
+        let service = Service::open(&self.queue, context).await?;
+        let queues = if self.queues.is_empty() {
+            vec![self.queue.default_queue.clone()]
+        } else {
+            self.queues.clone()
+        };
+        let worker = Worker {
+            name: self.name.clone().unwrap_or_else(new_name),
+            queues,
+            dispatch: service.dispatch,
+            stages: context.settings.stages(context.clock).await?,
+            database: config::connection(None, "DATABASE_URL")?,
+            times: Times {
+                heartbeat: self.times.heartbeat(),
+                maintenance: self.times.maintenance(),
+                lease: self.times.lease(),
+                reconcile: self.times.reconcile(),
+                grace: self.times.grace(),
+            },
+            alive_folder: context.settings.spool_folder(),
+            state: State::default(),
+        };
+        let until = if self.burst { Until::Empty } else { Until::Stopped };
+        tracing::info!(worker.name = %worker.name, "Worker started");
+        worker.run(until, stop).await?;
+        tracing::info!(worker.name = %worker.name, "Worker ended");
+        Ok(())
+    }
+
+    fn check_living(&self, context: &Context) -> anyhow::Result<()> {
+        let living = worker::living(&context.settings.spool_folder(), (context.clock)())?;
+        context.output.print(&Living { workers: &living }, || text(&living))
+    }
+}
+
+#[derive(Serialize)]
+struct Living<'a> {
+    workers: &'a [Alive],
+}
+
+fn text(living: &[Alive]) -> String {
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["WORKER", "PROCESS", "STATE", "JOB"]);
+    for alive in living {
+        table.add_row([
+            Cell::new(&alive.name),
+            Cell::new(alive.pid),
+            Cell::new(&alive.state),
+            Cell::new(alive.job_id.as_deref().unwrap_or("-")),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// Readable on a dashboard, and not the one that a worker with the same process id had before.
+fn new_name() -> WorkerName {
+    let hostname = worker::hostname();
+    let name = format!("{hostname}.{}.{:08x}", std::process::id(), random::<u32>());
+    WorkerName::parse(&name)
+        .or_else(|_| WorkerName::parse(&format!("pgseal.{:08x}", random::<u32>())))
+        .expect("letters, digits and a point are a worker's name")
+}
+
+fn worker_name(text: &str) -> Result<WorkerName, String> {
+    WorkerName::parse(text).map_err(|error| error.to_string())
+}
