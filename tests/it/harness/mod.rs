@@ -9,6 +9,7 @@ pub mod message;
 pub mod postgres;
 pub mod s3;
 pub mod seaweed;
+pub mod service;
 pub mod slow;
 pub mod somebody;
 pub mod watch;

@@ -1,0 +1,162 @@
+//! The service as it runs: a Redis, a catalog, a database, and workers that are real processes.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::cli::{Pgseal, Running, clients};
+use super::fixture;
+use super::postgres::{Database, Postgres};
+use super::redis::Redis;
+use super::somebody::until;
+
+/// Everything around a worker. Each test has its own.
+pub struct Service {
+    pub redis: Redis,
+    pub pgseal: Pgseal,
+    pub database: Database<'static>,
+    pub catalog: Database<'static>,
+    _programs: Option<TempDir>,
+}
+
+impl Service {
+    /// A database of some thousand rows, an empty catalog, an empty Redis.
+    pub fn start() -> Self {
+        let server = Postgres::shared();
+        let database = server.database_from("job", &fixture("bulk.sql"), &["rows=2000"]);
+        let catalog = server.create_database("catalog");
+        let redis = Redis::start();
+        let mut pgseal = Pgseal::new();
+        pgseal.set("DATABASE_URL", &database.url);
+        pgseal.set("CATALOG_DATABASE_URL", &catalog.url);
+        pgseal.set("REDIS_URL", redis.url());
+        // What takes minutes in life takes seconds here.
+        for (name, seconds) in [("HEARTBEAT", "1"), ("MAINTENANCE", "1"), ("LEASE", "5")] {
+            pgseal.set(&format!("BACKUP_WORKER_{name}_SECONDS"), seconds);
+        }
+        pgseal.ok(&["migrate"]);
+        Self {
+            redis,
+            pgseal,
+            database,
+            catalog,
+            _programs: None,
+        }
+    }
+
+    /// As [`Self::start`], with a pg_dump that waits, once it has all bytes, until [`Gate::open`].
+    pub fn with_gate() -> (Self, Gate) {
+        let mut service = Self::start();
+        let gate = Gate {
+            go: service.pgseal.file("go"),
+            there: service.pgseal.file("there"),
+        };
+        let script = format!(
+            "touch '{}'; \"$REAL\" \"$@\" | {{ while [ ! -e '{}' ]; do sleep 0.02; done; cat; }}",
+            gate.there.display(),
+            gate.go.display()
+        );
+        service.with_pg_dump(&script);
+        (service, gate)
+    }
+
+    /// A pg_dump of the test's own.
+    pub fn with_pg_dump(&mut self, script: &str) {
+        let programs = clients(Some(script), None);
+        self.pgseal.with_clients(programs.path());
+        self._programs = Some(programs);
+    }
+
+    /// The real pg_dump again.
+    pub fn with_real_pg_dump(&mut self) {
+        self.pgseal.unset("BACKUP_PG_BINDIRS");
+    }
+
+    /// Asks for a backup: its id, and its job's.
+    pub fn enqueue_backup(&self) -> (i64, String) {
+        let asked = self.pgseal.json(&["enqueue", "backup"]);
+        let job = asked["job_id"].as_str().unwrap().to_owned();
+        (asked["backup_id"].as_i64().unwrap(), job)
+    }
+
+    /// Asks for a restore.
+    pub fn enqueue_restore(&self, backup: i64) -> Value {
+        self.pgseal
+            .json(&["enqueue", "restore", &backup.to_string()])
+    }
+
+    /// Runs a worker until there is nothing left to do: what it logged.
+    pub fn burst(&self) -> String {
+        let run = self.pgseal.run(&["worker", "--burst", "-v"]);
+        assert_eq!(run.code, 0, "{run}");
+        run.stderr
+    }
+
+    /// Starts a worker that stays, and waits until it is registered.
+    pub fn worker(&self, name: &str) -> Running {
+        let worker = self.pgseal.start(&["worker", "-v", "--name", name]);
+        until("a worker's registration", || {
+            self.redis.text(&["EXISTS", &format!("rq:worker:{name}")]) == "1"
+        });
+        worker
+    }
+
+    /// A column of a backup's row.
+    pub fn backup(&self, id: i64, column: &str) -> String {
+        self.catalog
+            .psql(&format!("SELECT {column} FROM pgseal.backups WHERE id = {id}"))
+    }
+
+    /// A column of a restore's row.
+    pub fn restore(&self, id: i64, column: &str) -> String {
+        self.catalog
+            .psql(&format!("SELECT {column} FROM pgseal.restores WHERE id = {id}"))
+    }
+
+    /// Waits until a backup's row has this status.
+    pub fn until_backup(&self, id: i64, status: &str) {
+        until(&format!("backup {id} to be {status}"), || {
+            self.backup(id, "status") == status
+        });
+    }
+
+    /// The status that RQ's tools show.
+    pub fn job_status(&self, job: &str) -> String {
+        self.redis.text(&["HGET", &format!("rq:job:{job}"), "status"])
+    }
+
+    /// Waits until RQ's tools show this status.
+    pub fn until_job(&self, job: &str, status: &str) {
+        until(&format!("job {job} to be {status}"), || {
+            self.job_status(job) == status
+        });
+    }
+
+    /// Every complete backup in the store, by name.
+    pub fn listed(&self) -> Vec<String> {
+        let listed = self.pgseal.json(&["list"]);
+        let complete = |entry: &&Value| entry["state"] == "complete";
+        let name = |entry: &Value| entry["name"].as_str().unwrap().to_owned();
+        listed.as_array().unwrap().iter().filter(complete).map(name).collect()
+    }
+}
+
+/// What a dump waits for.
+pub struct Gate {
+    go: PathBuf,
+    there: PathBuf,
+}
+
+impl Gate {
+    /// Waits until a dump waits.
+    pub fn until_somebody_waits(&self) {
+        until("a dump at the gate", || self.there.exists());
+        std::fs::remove_file(&self.there).unwrap();
+    }
+
+    /// Lets this dump and every later one through.
+    pub fn open(&self) {
+        std::fs::write(&self.go, "").unwrap();
+    }
+}
