@@ -9,18 +9,23 @@ use rand::random;
 use time::OffsetDateTime;
 
 use crate::catalog::{
-    BackupRequested, BackupRow, Cancelled, Catalog, CatalogError, PendingJob, RestoreRequested,
-    RestoreRow, Task,
+    BackupRequested, BackupRow, Cancelled, Catalog, CatalogError, Dependent, JobStatus, PendingJob,
+    RestoreMode, RestoreRequested, RestoreRow, Safety, Task,
 };
+use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::queue::job::{Functions, Job};
 use crate::queue::payload::Serializer;
+use crate::queue::producer::{EnqueueError, Ensured, NewJob};
+use crate::queue::rq::job_hash::Status;
 use crate::queue::rq::moment::Lifetime;
 use crate::queue::rq::names::{JobId, QueueName};
-use crate::queue::{NewJob, Position, Queue, QueueError, Retry};
+use crate::queue::{Queue, QueueError};
 
-/// How often a backup is tried. A restore is tried once: what it did before it failed is for a person to look at.
+/// How often a backup is tried.
 const BACKUP_ATTEMPTS_MAX: u32 = 2;
+/// A restore is tried once: what it met is for a person to look at.
+const RESTORE_ATTEMPTS_MAX: u32 = 1;
 /// How long a job that is done is shown by RQ's tools: a day, because its default of 500 s is over before anybody looks.
 const RESULT_TTL: Lifetime = Lifetime::Seconds(24 * 60 * 60);
 /// How long somebody who asks is kept waiting for Redis; the row is there already.
@@ -54,6 +59,30 @@ pub struct BackupWanted {
     pub labels: BTreeMap<String, String>,
     /// Patterns of tables whose data is left out.
     pub excluded_table_data: Vec<String>,
+}
+
+/// A restore that somebody wants.
+#[derive(Clone, Debug)]
+pub struct RestoreWanted {
+    /// Of which backup.
+    pub backup_id: BackupId,
+    /// Into which configured target.
+    pub target: String,
+    /// How.
+    pub mode: RestoreMode,
+    /// What is made before.
+    pub safety_backup: SafetyBackup,
+    /// Who.
+    pub requested_by: String,
+}
+
+/// Whether the target is backed up before it is restored over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SafetyBackup {
+    /// It is, and the restore waits for that.
+    First,
+    /// Somebody said that there is nothing to save, or that it cannot be dumped any more.
+    Skipped,
 }
 
 /// Whether Redis has the job already.
@@ -103,13 +132,31 @@ impl Dispatch {
     /// There is no such backup, the target is busy, or the catalog failed; then nothing is queued.
     pub async fn restore(
         &self,
-        mut requested: RestoreRequested,
+        wanted: RestoreWanted,
         now: OffsetDateTime,
     ) -> Result<(RestoreRow, Queued), CatalogError> {
-        requested.time_limit = self.time_limit;
-        requested.queue = self.queue_name.to_string();
-        requested.job_id = JobId::from_random(random()).to_string();
-        requested.safety_job_id = JobId::from_random(random()).to_string();
+        let new_job = || JobId::from_random(random()).to_string();
+        let queue = self.queue_name.to_string();
+        let safety = match wanted.safety_backup {
+            SafetyBackup::First => Safety::Backup {
+                queue: queue.clone(),
+                job_id: new_job(),
+                time_limit: self.time_limit,
+                attempts_max: BACKUP_ATTEMPTS_MAX,
+            },
+            SafetyBackup::Skipped => Safety::Skip,
+        };
+        let requested = RestoreRequested {
+            backup_id: wanted.backup_id,
+            target: wanted.target,
+            mode: wanted.mode,
+            safety,
+            requested_by: wanted.requested_by,
+            time_limit: self.time_limit,
+            queue,
+            job_id: new_job(),
+            attempts_max: RESTORE_ATTEMPTS_MAX,
+        };
         let (row, _safety) = self.catalog.request_restore(&requested).await?;
         let queued = self.enqueue(now).await;
         Ok((row, queued))
@@ -127,30 +174,97 @@ impl Dispatch {
     ) -> Result<Cancelled, CatalogError> {
         let cancelled = self.catalog.cancel(task, by).await?;
         // That RQ's tools show it is worth a try: a job whose row is not pending does nothing anyway.
-        if let Cancelled::Now { job_ids } = &cancelled {
-            for job in job_ids.iter().filter_map(|id| JobId::parse(id).ok()) {
-                let told = tokio::time::timeout(ENQUEUE_WITHIN, self.queue.cancel(&job, now)).await;
-                if !matches!(told, Ok(Ok(_))) {
-                    tracing::warn!(job.id = %job, "Cancelled in the catalog; Redis could not be told");
-                }
+        if let Cancelled::AtOnce { dependents } = &cancelled {
+            let told = tokio::time::timeout(ENQUEUE_WITHIN, self.tell_cancelled(task, dependents, now));
+            if !matches!(told.await, Ok(Ok(()))) {
+                tracing::warn!(%task, "Cancelled in the catalog; Redis could not be told");
             }
         }
         Ok(cancelled)
     }
 
-    /// Makes the jobs that Redis lacks, of all rows that wait for one.
+    async fn tell_cancelled(
+        &self,
+        task: Task,
+        dependents: &[Dependent],
+        now: OffsetDateTime,
+    ) -> Result<(), DispatchError> {
+        let job = match task {
+            Task::Backup(id) => self.catalog.backup(id).await?.map(|row| row.job),
+            Task::Restore(id) => self.catalog.restore(id).await?.map(|row| row.job),
+        };
+        let job = job.and_then(|job| job.job_id);
+        if let Some(job) = job.and_then(|id| JobId::parse(&id).ok()) {
+            self.queue.cancel(&job, now).await?;
+        }
+        self.fail_dependents(dependents, now).await
+    }
+
+    /// A restore whose safety backup failed never starts; rq itself would leave its job waiting for ever.
+    ///
+    /// # Errors
+    /// Redis failed.
+    pub async fn fail_dependents(
+        &self,
+        dependents: &[Dependent],
+        now: OffsetDateTime,
+    ) -> Result<(), DispatchError> {
+        for dependent in dependents.iter().filter(|one| one.status == JobStatus::Failed) {
+            if let Ok(job) = JobId::parse(&dependent.job_id) {
+                let reason = dependent.error.as_deref().unwrap_or("its safety backup failed");
+                self.queue.fail_deferred(&job, reason, now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the jobs that Redis lacks, of all rows that wait for one. How many that were.
     ///
     /// # Errors
     /// The catalog or Redis failed.
     pub async fn enqueue_pending(&self, now: OffsetDateTime) -> Result<u64, DispatchError> {
+        let pending = self.catalog.pending().await?;
+        let (rows, jobs): (Vec<_>, Vec<_>) = pending
+            .iter()
+            .filter_map(|row| Some((row, self.new_job(row)?)))
+            .unzip();
+        let ensured = self.queue.ensure_each(&jobs, now).await?;
         let mut made = 0;
-        for pending in self.catalog.pending().await? {
-            let Some(job) = self.new_job(&pending) else {
-                continue;
-            };
-            made += u64::from(self.queue.ensure(&job, now).await?.is_new());
+        for ((row, job), ensured) in rows.into_iter().zip(&jobs).zip(ensured) {
+            match ensured {
+                Ok(Ensured::Present(Some(status))) => made += self.agree(row, job, status, now).await?,
+                Ok(Ensured::Present(None)) => {}
+                Ok(Ensured::Requeued | Ensured::Enqueued(_)) => made += 1,
+                Err(error) => tracing::warn!(%error, task = %row.task, "Redis refuses a job"),
+            }
         }
         Ok(made)
+    }
+
+    /// Redis has a job of a row that waits for one. Where it is over there, the two disagree: what somebody took back
+    /// there is taken back here, and what ended there begins again.
+    async fn agree(
+        &self,
+        row: &PendingJob,
+        job: &NewJob,
+        status: Status,
+        now: OffsetDateTime,
+    ) -> Result<u64, DispatchError> {
+        match status {
+            Status::Canceled => {
+                let cancelled = self.catalog.cancel(row.task, "rq").await?;
+                if let Cancelled::AtOnce { dependents } = cancelled {
+                    self.fail_dependents(&dependents, now).await?;
+                }
+                Ok(0)
+            }
+            Status::Failed | Status::Stopped | Status::Finished => {
+                self.queue.delete(&job.id, now).await?;
+                self.queue.ensure(job, now).await?;
+                Ok(1)
+            }
+            _ => Ok(0),
+        }
     }
 
     async fn enqueue(&self, now: OffsetDateTime) -> Queued {
@@ -173,18 +287,15 @@ impl Dispatch {
         let seconds = u32::try_from(pending.time_limit.as_secs()).unwrap_or(u32::MAX);
         let depends_on = pending.depends_on.as_deref().map(JobId::parse);
         let retries = pending.attempts_max.saturating_sub(pending.attempt);
+        let id = JobId::parse(&pending.job_id).ok()?;
+        let queue = QueueName::parse(&pending.queue).ok()?;
+        let call = self.functions.call(job, Serializer::Pickle);
         Some(NewJob {
-            id: JobId::parse(&pending.job_id).ok()?,
-            queue: QueueName::parse(&pending.queue).ok()?,
-            call: self.functions.call(job, Serializer::Pickle),
-            description: None,
             timeout: Lifetime::Seconds(seconds),
             result_ttl: Some(RESULT_TTL),
-            failure_ttl: None,
-            retry: (retries > 0).then(|| Retry::times(retries)),
+            retries: (retries > 0).then(|| (retries, Vec::new())),
             depends_on: depends_on.transpose().ok()?.into_iter().collect(),
-            position: Position::Back,
-            meta: None,
+            ..NewJob::new(id, queue, call)
         })
     }
 }
@@ -198,4 +309,7 @@ pub enum DispatchError {
     /// Redis's part.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// Redis's part, of new jobs.
+    #[error(transparent)]
+    Enqueue(#[from] EnqueueError),
 }

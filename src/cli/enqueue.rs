@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::Context;
 use super::backup::{KindArg, label, labels};
 use super::service::Service;
-use crate::catalog::{RestoreRequested, SafetyRequested};
+use crate::catalog::RestoreMode;
 use crate::config::QueueArgs;
-use crate::dispatch::{BackupWanted, Queued};
+use crate::dispatch::{BackupWanted, Queued, RestoreWanted, SafetyBackup};
 use crate::model::ids::BackupId;
 use crate::worker::TARGET_DEFAULT;
 
@@ -106,7 +106,7 @@ impl BackupArgs {
             backup_id: Some(row.id.get()),
             restore_id: None,
             safety_backup_id: None,
-            job_id: row.job_id.unwrap_or_default(),
+            job_id: row.job.job_id.unwrap_or_default(),
             queued: queued == Queued::Now,
         };
         Ok((asked, said))
@@ -116,13 +116,18 @@ impl BackupArgs {
 impl RestoreArgs {
     async fn run(self, context: &Context) -> anyhow::Result<(Asked, String)> {
         let service = Service::open(&self.queue, context).await?;
-        let safety = if self.no_safety_backup {
-            SafetyRequested::Skip
-        } else {
-            SafetyRequested::Backup
+        let wanted = RestoreWanted {
+            backup_id: self.backup_id,
+            target: TARGET_DEFAULT.to_owned(),
+            mode: RestoreMode::InPlace,
+            safety_backup: if self.no_safety_backup {
+                SafetyBackup::Skipped
+            } else {
+                SafetyBackup::First
+            },
+            requested_by: requested_by(),
         };
-        let requested = RestoreRequested::in_place(self.backup_id, TARGET_DEFAULT, safety, &requested_by());
-        let (row, queued) = service.dispatch.restore(requested, (context.clock)()).await?;
+        let (row, queued) = service.dispatch.restore(wanted, (context.clock)()).await?;
         let behind = row.safety_backup_id.map(|id| format!(", behind safety backup {id}"));
         let said = format!(
             "Restore {} of backup {} is asked for{}",
@@ -134,7 +139,7 @@ impl RestoreArgs {
             backup_id: Some(row.backup_id.get()),
             restore_id: Some(row.id.get()),
             safety_backup_id: row.safety_backup_id.map(BackupId::get),
-            job_id: row.job_id,
+            job_id: row.job.job_id.unwrap_or_default(),
             queued: queued == Queued::Now,
         };
         Ok((asked, said))

@@ -18,7 +18,7 @@ impl Service {
         let catalog = Catalog::open(&config::catalog()?.connection).await?;
         let dispatch = Dispatch {
             catalog,
-            queue: Queue::new(&address, queue.keys())?,
+            queue: Queue::open(&address, queue.keys())?,
             functions: queue.functions(),
             queue_name: queue.default_queue.clone(),
             time_limit: queue.time_limit(),

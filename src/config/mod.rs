@@ -26,7 +26,7 @@ use crate::model::manifest::RowCounts;
 use crate::model::object_key::{Layout, ObjectKeyError};
 use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
 use crate::pg::{Clients, Search};
-use crate::queue::address::RedisAddressError;
+use crate::queue::address::AddressError;
 use crate::store::{Store, StoreError};
 use crate::vault::{ListCache, Vault};
 
@@ -41,7 +41,7 @@ pub enum ConfigError {
     NoRedis,
     /// Redis's URL cannot be read.
     #[error("read REDIS_URL")]
-    Redis(#[source] RedisAddressError),
+    Redis(#[source] AddressError),
     /// A worker's backups must not go where nobody looks for them.
     #[error(
         "no store is named, and a worker does not put backups on a disk that nobody chose\nhint: set BACKUP_S3_BUCKET and what belongs to it, or BACKUP_STORE=file:/a/folder/that/lasts"

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::supervise::Reason;
 use super::tasks::Ending;
-use crate::catalog::{self, CatalogError, Lease};
-use crate::queue::Taken;
-use crate::queue::rq::names::JobId;
+use crate::catalog::{self, CatalogError, Dependent, Ended, JobStatus, Lease};
+use crate::queue::consumer::Taken;
 
 /// The pause between two tries to tell the catalog how a job ended.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
@@ -19,7 +18,7 @@ const KILLED: &str =
     "Work-horse terminated unexpectedly; the worker was told to kill the job (kill-horse)";
 
 impl Worker {
-    /// Settles a job that failed at `stage` by itself.
+    /// Settles a job that failed at `stage` by itself: another try, if its producer wanted one and the row has one left.
     pub(super) async fn failed(
         &self,
         taken: &Taken,
@@ -27,16 +26,17 @@ impl Worker {
         stage: &str,
         error: String,
     ) -> Ending {
-        let again = taken.hash.retries_left.is_some_and(|left| left > 0)
-            && lease.attempt < lease.attempts_max;
-        let row = catalog::Ending::failed(again, stage, &error);
-        if !self.settle(lease, &row).await {
-            return Ending::Lost;
-        }
-        if again {
-            Ending::Retry(error)
+        let (stage, text) = (stage.to_owned(), error.clone());
+        let ending = if taken.hash.retries_left.is_some_and(|left| left > 0) {
+            catalog::Ending::Retried { stage, error: text }
         } else {
-            Ending::Failed(error)
+            catalog::Ending::Failed { stage, error: text }
+        };
+        match self.settle(lease, &ending).await {
+            Some(JobStatus::Pending) => Ending::Retry(error),
+            Some(JobStatus::Cancelled) => Ending::Stopped(STOPPED.to_owned()),
+            Some(_) => Ending::Failed(error),
+            None => Ending::Lost,
         }
     }
 
@@ -54,17 +54,17 @@ impl Worker {
                 Ending::Lost
             }
             Reason::Cancelled | Reason::Stopped => {
-                if self.settle(lease, &catalog::Ending::Cancelled).await {
-                    Ending::Stopped(STOPPED.to_owned())
-                } else {
-                    Ending::Lost
+                match self.settle(lease, &catalog::Ending::Cancelled).await {
+                    Some(_) => Ending::Stopped(STOPPED.to_owned()),
+                    None => Ending::Lost,
                 }
             }
             Reason::ShuttingDown => {
-                if self.settle(lease, &catalog::Ending::GivenBack).await {
-                    Ending::GivenBack
-                } else {
-                    Ending::Lost
+                match self.settle(lease, &catalog::Ending::GivenBack).await {
+                    Some(JobStatus::Pending) => Ending::GivenBack,
+                    // Somebody wanted it ended anyway.
+                    Some(_) => Ending::Stopped(STOPPED.to_owned()),
+                    None => Ending::Lost,
                 }
             }
             Reason::Killed => self.failed(taken, lease, stage, KILLED.to_owned()).await,
@@ -79,32 +79,25 @@ impl Worker {
         }
     }
 
-    /// Writes an ending into the row. Whether it is the row's ending now: who lost the lease ends nothing.
-    pub(super) async fn settle(&self, lease: &Lease, ending: &catalog::Ending) -> bool {
+    /// Writes an ending into the row: what the row is now. `None`: who lost the lease ends nothing.
+    async fn settle(&self, lease: &Lease, ending: &catalog::Ending) -> Option<JobStatus> {
         let ended = self
             .until_told(lease, async || self.dispatch.catalog.end(lease, ending).await)
-            .await;
-        let Some(catalog::Ended::Written { failed_restores, .. }) = ended else {
-            return false;
-        };
-        for failed in failed_restores {
-            self.fail_deferred(&failed.job_id, &failed.reason).await;
+            .await?;
+        match ended {
+            Ended::Done { status, dependents } => {
+                self.fail_dependents(&dependents).await;
+                Some(status)
+            }
+            Ended::Lost => None,
         }
-        true
     }
 
-    /// A restore whose safety backup failed never starts; rq itself would leave its job waiting for ever.
-    pub(super) async fn fail_deferred(&self, job_id: &str, reason: &str) {
-        let Ok(job) = JobId::parse(job_id) else {
-            return;
-        };
-        let told = self
-            .dispatch
-            .queue
-            .fail_deferred(&job, reason, self.now())
-            .await;
+    /// Tells Redis of restores that never start. Where it does not hear that, housekeeping tells it later.
+    pub(super) async fn fail_dependents(&self, dependents: &[Dependent]) {
+        let told = self.dispatch.fail_dependents(dependents, self.now()).await;
         if let Err(error) = told {
-            tracing::warn!(%error, job.id = %job, "Redis will be told later that a restore cannot start");
+            tracing::warn!(%error, "Redis will be told later that a restore cannot start");
         }
     }
 

@@ -6,13 +6,15 @@
 use std::time::{Duration, Instant};
 
 use super::{Stop, Worker};
-use crate::catalog::{self, Expired, JobStatus, Task};
+use crate::catalog::{Ended, Ending, JobStatus, RunningJob, Settlement, Task};
 use crate::model::explanation::explain;
+use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
-use crate::queue::Verdict;
-use crate::queue::rq::names::JobId;
+use crate::queue::QueueError;
+use crate::queue::maintenance::{Abandoned, Verdict};
+use crate::queue::rq::names::{JobId, WorkerName};
 use crate::reconcile;
-use crate::vault::{Entry, Selector};
+use crate::vault::{Entry, Selector, VaultError};
 
 /// How often jobs that are due are put into their queues, where none is known to be due sooner.
 const DUE_INTERVAL: Duration = Duration::from_secs(5);
@@ -50,59 +52,49 @@ impl Worker {
 
     /// Ends what dead workers began: completed from its manifest, or another attempt, or failed.
     async fn settle_dead(&self) -> Result<(), String> {
-        let expired = self.dispatch.catalog.expired().await;
-        for row in expired.map_err(|error| explain(&error))? {
-            self.settle_one(&row).await?;
+        let running = self.dispatch.catalog.running().await;
+        let running = running.map_err(|error| explain(&error))?;
+        for row in running.iter().filter(|row| row.is_expired) {
+            self.settle_one(row).await?;
         }
         Ok(())
     }
 
-    async fn settle_one(&self, row: &Expired) -> Result<(), String> {
+    async fn settle_one(&self, row: &RunningJob) -> Result<(), String> {
         let stage = row.stage.clone().unwrap_or_else(|| "start".to_owned());
-        let text = format!(
-            "the worker {} gave no sign of life any more while it was at: {stage}",
+        let error = format!(
+            "the worker {} gave no sign of life any more at the stage: {stage}",
             row.worker
         );
-        let (ending, verdict) = match self.finished_by(row).await? {
-            Some(manifest) => (
-                catalog::Ending::Completed(Box::new(manifest)),
-                Verdict::Finished(None),
-            ),
-            None if row.cancel_requested => (
-                catalog::Ending::Cancelled,
-                Verdict::Failed("Job stopped by user, and its worker died".to_owned()),
-            ),
-            None if row.attempt < row.attempts_max => (
-                catalog::Ending::failed(true, &stage, &text),
-                Verdict::Requeue,
-            ),
-            None => (
-                catalog::Ending::failed(false, &stage, &text),
-                Verdict::Failed(text.clone()),
-            ),
+        let manifest = self.finished_by(row).await?;
+        let settlement = match &manifest {
+            Some(manifest) => Settlement::Completed(manifest),
+            // Where no try is left, or somebody wanted it ended, that is what it becomes.
+            None => Settlement::Ended(Ending::Retried {
+                stage,
+                error: error.clone(),
+            }),
         };
-        let settled = self.dispatch.catalog.settle_expired(row, &ending).await;
-        let catalog::Ended::Written { failed_restores, .. } =
-            settled.map_err(|error| explain(&error))?
-        else {
+        let settled = self
+            .dispatch
+            .catalog
+            .settle_expired(row.task, row.token, &settlement)
+            .await;
+        let Ended::Done { status, dependents } = settled.map_err(|error| explain(&error))? else {
             return Ok(());
         };
-        tracing::warn!(task = %row.task, reason = text, "Housekeeping settled a job of a dead worker");
-        for failed in failed_restores {
-            self.fail_deferred(&failed.job_id, &failed.reason).await;
-        }
-        if let Ok(job) = JobId::parse(&row.job_id) {
-            let told = self.dispatch.queue.abandon(&job, &verdict, self.now()).await;
-            told.map_err(|error| explain(&error))?;
-        }
-        Ok(())
+        tracing::warn!(task = %row.task, reason = error, %status, "Housekeeping settled a job of a dead worker");
+        self.fail_dependents(&dependents).await;
+        let (Ok(job), Ok(worker)) = (JobId::parse(&row.job_id), WorkerName::parse(&row.worker)) else {
+            return Ok(());
+        };
+        let verdict = verdict(status, &error);
+        let told = self.dispatch.queue.settle_of(&job, &worker, &verdict, self.now());
+        told.await.map(drop).map_err(|error| explain(&error))
     }
 
     /// The manifest of a backup whose worker died after it was complete. What it left unfinished is taken away.
-    async fn finished_by(
-        &self,
-        row: &Expired,
-    ) -> Result<Option<crate::model::manifest::Manifest>, String> {
+    async fn finished_by(&self, row: &RunningJob) -> Result<Option<Manifest>, String> {
         let (Task::Backup(_), Some(uid), Some(key)) = (row.task, row.uid, &row.object_key) else {
             return Ok(None);
         };
@@ -112,7 +104,7 @@ impl Worker {
         let vault = &self.stages.vault;
         match vault.find(&Selector::Key(key.clone())).await {
             Ok(Entry::Complete(manifest)) if manifest.uid == uid => return Ok(Some(*manifest)),
-            Ok(_) | Err(crate::vault::VaultError::NotFound { .. } | crate::vault::VaultError::Unfinished(_)) => {}
+            Ok(_) | Err(VaultError::NotFound { .. } | VaultError::Unfinished(_)) => {}
             Err(error) => return Err(explain(&error)),
         }
         // Its parts, not a whole object: should the worker live on, its upload cannot complete any more.
@@ -124,31 +116,37 @@ impl Worker {
     /// Jobs whose worker is silent on Redis. The catalog says what became of them, where it knows them.
     async fn clean_queues(&self) -> Result<(), String> {
         let now = self.now();
-        let failed = |error: crate::queue::QueueError| explain(&error);
-        let abandoned = self.dispatch.queue.clean(&self.queues, now).await.map_err(failed)?;
-        for job in abandoned {
-            let row = self.dispatch.catalog.status_of_job(job.as_str()).await;
-            let verdict = match row.map_err(|error| explain(&error))? {
-                // Its worker is silent on Redis alone; and a row that nobody renews is settled first.
-                Some(JobStatus::Running) => continue,
-                Some(JobStatus::Completed) => Verdict::Finished(None),
-                Some(JobStatus::Pending | JobStatus::Waiting) => Verdict::Requeue,
-                Some(status) => Verdict::Failed(format!("it is {status} in the catalog")),
-                None => Verdict::AsProducerWanted,
-            };
-            self.dispatch.queue.abandon(&job, &verdict, now).await.map_err(failed)?;
+        let failed = |error: QueueError| explain(&error);
+        let decide = async |job: Abandoned| match self.status_of(&job.job_id).await {
+            Ok(Some(status)) => verdict(status, &format!("it is {status} in the catalog")),
+            Ok(None) => Verdict::RetryOrFail,
+            Err(reason) => {
+                tracing::warn!(reason, job.id = %job.job_id, "Housekeeping leaves a job, since the catalog does not answer");
+                Verdict::Leave
+            }
+        };
+        let cleaned = self.dispatch.queue.clean(&self.queues, now, decide).await;
+        let cleaned = cleaned.map_err(failed)?;
+        if !cleaned.settled.is_empty() {
+            tracing::info!(jobs = ?cleaned.settled, "Housekeeping settled jobs whose worker was silent");
         }
         for queue in &self.queues {
             for job in self.dispatch.queue.deferred(queue).await.map_err(failed)? {
-                let row = self.dispatch.catalog.status_of_job(job.as_str()).await;
-                let status = row.map_err(|error| explain(&error))?;
-                if let Some(status @ (JobStatus::Failed | JobStatus::Cancelled)) = status {
+                if let Some(status @ (JobStatus::Failed | JobStatus::Cancelled)) =
+                    self.status_of(&job).await?
+                {
                     let reason = format!("it is {status} in the catalog, so it never starts");
-                    self.fail_deferred(job.as_str(), &reason).await;
+                    let told = self.dispatch.queue.fail_deferred(&job, &reason, now).await;
+                    told.map_err(failed)?;
                 }
             }
         }
         Ok(())
+    }
+
+    async fn status_of(&self, job: &JobId) -> Result<Option<JobStatus>, String> {
+        let status = self.dispatch.catalog.status_of_job(job.as_str()).await;
+        status.map_err(|error| explain(&error))
     }
 
     /// Puts jobs into their queues when their time has come.
@@ -160,7 +158,8 @@ impl Worker {
                 .enqueue_due(&self.queues, &self.name, self.now())
                 .await;
             let pause = match due {
-                Ok(next) => next
+                Ok(due) => due
+                    .next
                     .and_then(|at| Duration::try_from(at - self.now()).ok())
                     .map_or(DUE_INTERVAL, |left| left.clamp(Duration::from_millis(100), DUE_INTERVAL)),
                 Err(error) => {
@@ -179,5 +178,16 @@ impl Worker {
             Ok(done) => tracing::info!(%done, "Housekeeping compared bucket and catalog"),
             Err(error) => tracing::warn!(reason = explain(&error), "Housekeeping: bucket and catalog"),
         }
+    }
+}
+
+/// What becomes of a job on Redis whose row is in this state.
+fn verdict(status: JobStatus, reason: &str) -> Verdict {
+    match status {
+        // A row that nobody renews is settled first, and then the job.
+        JobStatus::Running => Verdict::Leave,
+        JobStatus::Completed => Verdict::Finished(None),
+        JobStatus::Pending | JobStatus::Waiting => Verdict::Requeue,
+        JobStatus::Failed | JobStatus::Cancelled => Verdict::Fail(reason.to_owned()),
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::tasks::Ending;
 use super::{Stop, Worker};
 use crate::model::explanation::explain;
+use crate::queue::consumer::{Ending as Told, Taken, Written};
 use crate::queue::job::Job;
 use crate::queue::payload::Call;
-use crate::queue::{Outcome, Taken};
 
 /// The pauses between two tries to tell Redis how a job ended.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ impl Worker {
     pub(super) async fn run_job(&self, taken: &Taken, stop: &Stop) {
         let started = Instant::now();
         tracing::info!(job.id = %taken.job_id, queue = %taken.queue, "Job started");
-        let ending = match Call::decode(&taken.hash.data) {
+        let ending = match taken.call() {
             // Nothing of the payload is repeated: whoever wrote it chose it.
             Err(error) => Ending::Failed(explain(&error)),
             Ok(call) => self.run_call(taken, &call, stop).await,
@@ -32,8 +32,8 @@ impl Worker {
             }
             other => tracing::info!(job.id = %taken.job_id, seconds, ending = other.word(), "Job ended"),
         }
-        if let Some(outcome) = ending.outcome(taken) {
-            self.tell(taken, &outcome, stop).await;
+        if let Some(told) = ending.told() {
+            self.tell(taken, &told, stop).await;
         }
     }
 
@@ -58,17 +58,17 @@ impl Worker {
     }
 
     /// Tells Redis how the job ended, as long as it takes.
-    async fn tell(&self, taken: &Taken, outcome: &Outcome, stop: &Stop) {
+    async fn tell(&self, taken: &Taken, ending: &Told, stop: &Stop) {
         let until = Instant::now() + TELL_WITHIN;
         loop {
             let told = self
                 .dispatch
                 .queue
-                .finish(taken, &self.name, outcome, self.now())
+                .finish(taken, &self.name, ending, self.now())
                 .await;
             match told {
-                Ok(true) => return,
-                Ok(false) => {
+                Ok(Written::Written { .. } | Written::Repeated | Written::Canceled) => return,
+                Ok(Written::LostOwnership) => {
                     return tracing::warn!(job.id = %taken.job_id,
                         "Redis gave the job up meanwhile; how it ended stands in the catalog");
                 }

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Stop, Worker};
 use crate::catalog::{Lease, Renewed, Report, Task};
 use crate::progress::Progress;
-use crate::queue::Taken;
+use crate::queue::consumer::{Held, Taken};
+use crate::queue::rq::worker_hash::busy_ttl_seconds;
+use crate::queue::rq::moment::Lifetime;
 
 /// How often the row gets the progress, and is asked whether somebody cancelled it: within seconds, as people expect.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -121,17 +123,14 @@ impl Worker {
             reason = self.state.asked() => reason,
             reason = time_is_over => reason,
             reason = shutting_down => reason,
-            never = self.give_signs(running) => never,
+            reason = self.give_signs(running) => reason,
         }
     }
 
-    /// Signs of life for work that ends already.
+    /// Signs of life for work that ends already; that nobody wants them changes nothing any more.
     async fn vouch<T>(&self, running: &Running<'_>) -> T {
-        tokio::select! {
-            never = self.give_signs(running) => never,
-            // That it is lost changes nothing any more.
-            _ = self.hold_lease(running) => std::future::pending().await,
-        }
+        tokio::join!(self.give_signs(running), self.hold_lease(running));
+        std::future::pending().await
     }
 
     /// Renews the lease as long as it can be renewed.
@@ -175,21 +174,18 @@ impl Worker {
     }
 
     /// Tells Redis from time to time that the job is alive; that Redis is away ends no job.
-    async fn give_signs<T>(&self, running: &Running<'_>) -> T {
+    async fn give_signs(&self, running: &Running<'_>) -> Reason {
         loop {
             tokio::time::sleep(self.times.heartbeat).await;
             self.touch();
-            let given = self.dispatch.queue.heartbeat(
-                running.taken,
-                &self.name,
-                running.limit,
-                self.times.heartbeat,
-                self.now(),
-            );
+            let queue = &self.dispatch.queue;
+            let ttl_seconds = busy_ttl_seconds(Lifetime::Forever, Duration::ZERO, self.heartbeat_seconds());
+            let given = queue.heartbeat(running.taken, &self.name, ttl_seconds, self.now());
             match given.await {
-                Ok(true) => {}
-                Ok(false) => tracing::warn!(job.id = %running.taken.job_id,
+                Ok(Held::Mine) => {}
+                Ok(Held::Lost) if running.lease.is_some() => tracing::warn!(job.id = %running.taken.job_id,
                     "Redis does not have the job as ours any more; it goes on, since the catalog decides"),
+                Ok(Held::Lost) => return Reason::Stopped,
                 Err(error) => tracing::warn!(%error, "Redis gets no sign of life"),
             }
         }
@@ -201,7 +197,7 @@ fn report(progress: &Progress) -> Report {
     Report {
         stage: reading.stage,
         bytes: reading.bytes,
-        tables: reading.tables_done,
+        tables: u32::try_from(reading.tables_done).unwrap_or(u32::MAX),
         uid: reading.object.as_ref().map(|object| object.uid),
         object_key: reading.object.map(|object| object.key.to_string()),
     }

@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use futures_util::future::select_all;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 use rand::random;
 
 use super::alive::{self, Alive};
 use super::{Stop, Until, Worker};
+use crate::model::explanation::explain;
+use crate::queue::QueueError;
+use crate::queue::consumer::{Claim, Claimed, Registered};
 use crate::queue::rq::command::WorkerCommand;
 use crate::queue::rq::names::ExecutionId;
 use crate::queue::rq::worker_hash::{Birth, WorkerState};
-use crate::queue::{Claimed, QueueError, Waiter};
+use crate::queue::watch::Waiter;
 
 /// The first and the longest pause after Redis or the catalog did not answer.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
@@ -49,7 +52,7 @@ impl Worker {
             };
             match self.dispatch.queue.register(&self.name, &birth).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_unavailable() => {
+                Err(error) if error.is_transient() => {
                     tracing::warn!(%error, "Worker cannot register yet");
                     if self.rests(&mut pause, stop).await {
                         return Ok(());
@@ -81,12 +84,19 @@ impl Worker {
             .map(|queue| self.dispatch.queue.waiter(queue))
             .collect();
         let mut pause = PAUSE_FIRST;
+        let mut execution = ExecutionId::from_random(random());
         loop {
             if stop.warm.is_cancelled() {
                 return Ok(());
             }
-            match self.take_one(stop).await {
+            let took = self.take_one(&execution, stop).await;
+            if took.is_ok() {
+                execution = ExecutionId::from_random(random());
+            }
+            match took {
                 Ok(Took::Job) => pause = PAUSE_FIRST,
+                // Redis lost its data, and this worker with them.
+                Ok(Took::Unregistered) => self.register(stop).await?,
                 Ok(Took::Nothing) if until == Until::Empty => return Ok(()),
                 Ok(Took::Nothing) => {
                     pause = PAUSE_FIRST;
@@ -108,20 +118,22 @@ impl Worker {
     }
 
     /// Takes and runs the next job, if there is one and the catalog can be asked about it.
-    async fn take_one(&self, stop: &Stop) -> Result<Took, String> {
+    async fn take_one(&self, execution: &ExecutionId, stop: &Stop) -> Result<Took, String> {
         let catalog = self.dispatch.catalog.ping().await;
-        catalog.map_err(|error| format!("the catalog: {error}"))?;
-        let execution = ExecutionId::from_random(random());
-        let claimed = self.dispatch.queue.claim(
-            &self.name,
-            &self.queues,
+        catalog.map_err(|error| explain(&error))?;
+        // After an error the same one asks again: what had been taken by it is answered again, and not lost.
+        let claim = Claim {
+            worker: &self.name,
+            queues: &self.queues,
             execution,
-            self.now(),
-            self.times.heartbeat,
-        );
-        match claimed.await.map_err(|error| error.to_string())? {
+            heartbeat_seconds: self.heartbeat_seconds(),
+            now: self.now(),
+        };
+        let claimed = self.dispatch.queue.claim(&claim).await;
+        match claimed.map_err(|error| explain(&error))? {
             Claimed::Nothing => Ok(Took::Nothing),
             Claimed::Suspended => Ok(Took::Suspended),
+            Claimed::Unregistered => Ok(Took::Unregistered),
             Claimed::Job(taken) => {
                 self.state.begin(&taken.job_id, &taken.execution);
                 self.touch();
@@ -156,30 +168,44 @@ impl Worker {
 
     /// Hears commands until the worker ends.
     pub(super) async fn listen(&self, stop: &Stop) {
-        let mut commands = std::pin::pin!(self.dispatch.queue.commands(&self.name));
-        loop {
-            let command = tokio::select! {
-                command = commands.next() => command,
-                () = stop.house.cancelled() => return,
-            };
-            match command {
-                Some(WorkerCommand::Shutdown) => {
-                    tracing::info!("Worker was told to shut down, by a command on Redis");
-                    stop.request();
+        let heard = async {
+            let mut pause = PAUSE_FIRST;
+            let mut commands = loop {
+                match self.dispatch.queue.commands(&self.name).await {
+                    Ok(commands) => break commands,
+                    Err(error) => {
+                        tracing::debug!(%error, "Worker does not hear commands yet");
+                        self.rests(&mut pause, stop).await;
+                    }
                 }
-                Some(command) => self.state.tell(&command),
-                None => return stop.house.cancelled().await,
+            };
+            loop {
+                match commands.next().await {
+                    WorkerCommand::Shutdown => {
+                        tracing::info!("Worker was told to shut down, by a command on Redis");
+                        stop.request();
+                    }
+                    command => self.state.tell(&command),
+                }
             }
-        }
+        };
+        let _ended = stop.house.run_until_cancelled::<_>(heard).await;
     }
 
     /// Shows on Redis what the worker is doing. That is only a show: that it fails changes nothing.
     async fn show(&self, state: WorkerState) {
         self.state.set(state);
         self.touch();
-        let shown = self.dispatch.queue.show(&self.name, state, self.now()).await;
-        if let Err(error) = shown {
-            tracing::debug!(%error, "Redis does not show what the worker is doing");
+        let queue = &self.dispatch.queue;
+        let shown = async {
+            queue.set_state(&self.name, state).await?;
+            queue.heartbeat_idle(&self.name, self.now()).await
+        };
+        match shown.await {
+            Ok(Registered::Yes) => {}
+            // The next claim finds that out as well, and registers again.
+            Ok(Registered::No) => tracing::debug!("Redis does not know this worker any more"),
+            Err(error) => tracing::debug!(%error, "Redis does not show what the worker is doing"),
         }
     }
 
@@ -188,10 +214,14 @@ impl Worker {
         let told = self
             .dispatch
             .queue
-            .show_shutdown_requested(&self.name, self.now());
+            .set_shutdown_requested(&self.name, self.now());
         if let Err(error) = told.await {
             tracing::debug!(%error, "Redis does not show that the worker is to end");
         }
+    }
+
+    pub(super) fn heartbeat_seconds(&self) -> u32 {
+        u32::try_from(self.times.heartbeat.as_secs()).unwrap_or(u32::MAX)
     }
 
     /// Writes the sign of life.
@@ -233,6 +263,7 @@ enum Took {
     Job,
     Nothing,
     Suspended,
+    Unregistered,
 }
 
 /// This machine's name, as the kernel has it.

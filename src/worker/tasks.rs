@@ -9,7 +9,8 @@ use super::supervise::{Reason, Running, Supervised};
 use super::{Stop, TARGET_DEFAULT, Worker};
 use crate::backup::{self, BackupRequest};
 use crate::catalog::{
-    BackupRow, Claim, Ended, Health, JobStatus, Lease, RestoreFacts, RestoreRow, Task,
+    BackupRow, Claim, Compared, Ended, Health, JobStatus, Lease, RestoreFacts, RestoreMode,
+    RestoreRow, Task,
 };
 use crate::dispatch::BackupWanted;
 use crate::model::explanation::explain;
@@ -18,9 +19,8 @@ use crate::model::kind::BackupKind;
 use crate::model::manifest::{Manifest, Requested};
 use crate::model::object_key::ObjectKey;
 use crate::progress::Progress;
-use crate::queue::payload::Serializer;
+use crate::queue::consumer::{Ending as Told, Taken};
 use crate::queue::value::Value;
-use crate::queue::{Outcome, Taken};
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
 use crate::vault::{Limits, Selector, VaultError};
 
@@ -71,20 +71,14 @@ impl Ending {
     }
 
     /// What Redis is told; `None`: nothing.
-    pub(super) fn outcome(self, taken: &Taken) -> Option<Outcome> {
+    pub(super) fn told(self) -> Option<Told> {
         Some(match self {
-            Self::Success(value) => {
-                let serializer = Serializer::of_data(&taken.hash.data);
-                match serializer.encode_return_value(&value) {
-                    Ok(value) => Outcome::Success(value),
-                    Err(error) => Outcome::Failed(explain(&error)),
-                }
-            }
-            Self::Failed(text) => Outcome::Failed(text),
-            Self::Retry(text) => Outcome::Retry(text),
-            Self::Stopped(text) => Outcome::Stopped(text),
-            Self::GivenBack => Outcome::GivenBack,
-            Self::Delayed(pause) => Outcome::Delayed(pause),
+            Self::Success(value) => Told::Success(value),
+            Self::Failed(text) => Told::FailedFinally(text),
+            Self::Retry(text) => Told::Failed(text),
+            Self::Stopped(text) => Told::Stopped(text),
+            Self::GivenBack => Told::Requeued,
+            Self::Delayed(pause) => Told::Delayed(pause),
             Self::Lost => return None,
         })
     }
@@ -123,7 +117,7 @@ impl Worker {
         let running = Running {
             taken,
             lease: Some(&lease),
-            limit: Some(row.time_limit),
+            limit: lease.time_limit,
             progress: &progress,
             cancel: CancellationToken::new(),
         };
@@ -159,7 +153,7 @@ impl Worker {
         requested.attempts_max = 1 + taken.hash.retries_left.unwrap_or(0);
         match self.dispatch.catalog.backup_of_job(&requested).await {
             Ok(row) => Ok(row.id),
-            Err(error) if error.is_unavailable() => Err(Ending::GivenBack),
+            Err(error) if error.is_transient() => Err(Ending::GivenBack),
             Err(error) => Err(Ending::Failed(explain(&error)).or_retry(taken)),
         }
     }
@@ -187,7 +181,8 @@ impl Worker {
             })
             .await;
         match told {
-            Some(Ended::Written { .. }) => Ending::Success(backup_value(id, manifest)),
+            // The restore that waited for it is pending now; its job is released with ours.
+            Some(Ended::Done { .. }) => Ending::Success(backup_value(id, manifest)),
             Some(Ended::Lost) => {
                 tracing::warn!(backup.id = %id, backup.name = manifest.name,
                     "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own");
@@ -220,7 +215,7 @@ impl Worker {
         let running = Running {
             taken,
             lease: Some(&lease),
-            limit: Some(row.time_limit),
+            limit: lease.time_limit,
             progress: &progress,
             cancel: CancellationToken::new(),
         };
@@ -252,8 +247,8 @@ impl Worker {
         if row.target != TARGET_DEFAULT {
             return Err(unknown_target(&row.target));
         }
-        let mode = match row.mode.as_str() {
-            "in-place" => Mode::InPlace,
+        let mode = match row.mode {
+            RestoreMode::InPlace => Mode::InPlace,
             other => {
                 return Err(format!(
                     "this pgseal does not know the restore mode {other} for jobs\nhint: ask for in-place, or use pgseal restore"
@@ -279,7 +274,7 @@ impl Worker {
         let row = self.dispatch.catalog.backup(id).await;
         let row = row.map_err(|error| explain(&error))?;
         let key = row
-            .filter(|row| row.status == JobStatus::Completed)
+            .filter(|row| row.job.status == JobStatus::Completed)
             .and_then(|row| row.object_key);
         let key = key.ok_or_else(|| format!("backup {id} is not complete in the catalog"))?;
         ObjectKey::parse(&key).map_err(|error| explain(&error))
@@ -288,7 +283,10 @@ impl Worker {
     async fn restored(&self, row: &RestoreRow, lease: &Lease, restored: &Restored) -> Ending {
         let facts = RestoreFacts {
             database: restored.database.clone(),
-            compared: restored.compared,
+            compared: restored.compared.map(|(tables, rows)| Compared {
+                tables: u32::try_from(tables).unwrap_or(u32::MAX),
+                rows,
+            }),
             plain_bytes: restored.plain_bytes,
             warnings: restored.warnings.clone(),
         };
@@ -298,7 +296,7 @@ impl Worker {
             })
             .await;
         match told {
-            Some(Ended::Written { .. }) => Ending::Success(restore_value(row, restored)),
+            Some(Ended::Done { .. }) => Ending::Success(restore_value(row, restored)),
             _ => {
                 tracing::error!(restore.id = %row.id, database = restored.database,
                     "Restore is complete, but the catalog could not be told");
@@ -381,7 +379,7 @@ impl Worker {
             // It runs under this very job, or its worker died a moment ago: once that is settled, it may be our turn.
             Ok(Claim::NotPending(JobStatus::Running)) => Err(Ending::Delayed(self.times.lease)),
             Ok(Claim::NotPending(JobStatus::Completed)) => Err(Ending::Success(dict(&[
-                (task.id_name(), Value::Int(task.id())),
+                (id_name(task), Value::Int(task.number())),
                 ("status", Value::Text("completed".to_owned())),
             ]))),
             Ok(Claim::NotPending(status)) => Err(Ending::Failed(format!(
@@ -391,9 +389,16 @@ impl Worker {
                 tracing::info!(job.id = %taken.job_id, %active, "Job waits: something else of its target runs");
                 Err(Ending::Delayed(BUSY_PAUSE))
             }
-            Err(error) if error.is_unavailable() => Err(Ending::GivenBack),
+            Err(error) if error.is_transient() => Err(Ending::GivenBack),
             Err(error) => Err(Ending::Failed(explain(&error)).or_retry(taken)),
         }
+    }
+}
+
+const fn id_name(task: Task) -> &'static str {
+    match task {
+        Task::Backup(_) => "backup_id",
+        Task::Restore(_) => "restore_id",
     }
 }
 
