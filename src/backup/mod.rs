@@ -452,6 +452,8 @@ async fn commit(
     progress: &Arc<Progress>,
 ) -> Result<Manifest, BackupError> {
     progress.start_stage("complete the upload");
+    // The manifest needs the upload's end, its key does not: it is derived while the store flushes.
+    let sealer = stages.vault.prepare_manifest();
     let head = upload.commit().await.map_err(BackupError::Store)?;
     let key = prepared.key.clone();
     if head.bytes != streamed.sealed.sealed_bytes {
@@ -465,7 +467,7 @@ async fn commit(
     let finished_at = (stages.clock)();
     let (manifest, session) = manifest(stages, request, prepared, streamed, &head, finished_at);
     session.close().await;
-    if let Err(error) = stages.vault.put_manifest(&key, &manifest).await {
+    if let Err(error) = stages.vault.put_manifest(sealer, &key, &manifest).await {
         discard(stages, &key).await;
         return Err(BackupError::Manifest(error));
     }

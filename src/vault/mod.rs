@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
+use tokio::task::JoinHandle;
 
 pub use cache::ListCache;
 pub use check::{Fetched, Limits, Proof};
@@ -117,23 +118,49 @@ impl Vault {
         self.passphrases.first().ok_or(VaultError::NoPassphrase)
     }
 
+    /// Starts to derive the key that a manifest is sealed with, while the caller does something else. An error shows
+    /// when the manifest is put.
+    pub fn prepare_manifest(&self) -> ManifestSealer {
+        let passphrase = self.current_passphrase().cloned();
+        ManifestSealer(tokio::task::spawn_blocking(move || {
+            Ok(Sealer::new(Vec::new(), &passphrase?, MANIFEST_PACKING)?)
+        }))
+    }
+
     /// Seals a manifest, puts it beside its dump, reads it back and compares: from here on the backup exists.
     ///
+    /// What is to be stored is opened and compared with the manifest while the store takes it; what came back has to be
+    /// these very bytes. So both are proved, and the passphrase's key is derived beside the store's work.
+    ///
     /// # Errors
-    /// The store fails, or what came back is not what was written.
+    /// The store fails, or what came back is not what was written, or cannot be opened.
     pub async fn put_manifest(
         &self,
+        sealer: ManifestSealer,
         dump_key: &ObjectKey,
         manifest: &Manifest,
     ) -> Result<(), VaultError> {
         let key = manifest_key(dump_key)?;
-        let passphrase = self.current_passphrase()?.clone();
-        let json = manifest.to_json();
-        let sealed = blocking(move || seal_bytes(&json, &passphrase)).await?;
-        self.store.put(&key, Some(manifest.uid), sealed).await?;
-        let back = self.read_manifest(dump_key).await?;
-        if back != *manifest {
+        let sealed = sealer.seal(manifest.to_json()).await?;
+        let passphrases = self.passphrases.clone();
+        let copy = sealed.clone();
+        let opening = tokio::task::spawn_blocking(move || open_bytes(copy, &passphrases));
+        let stored = self.read_back(&key, manifest.uid, &sealed).await;
+        let opened = finished(opening).await;
+        stored?;
+        let json = opened.map_err(|error| error.of_manifest(&key))?;
+        if parsed(&key, dump_key, &json)? != *manifest {
             return Err(VaultError::ManifestChanged { key });
+        }
+        Ok(())
+    }
+
+    /// Puts a sealed manifest into the store, and reads it back to the byte.
+    async fn read_back(&self, key: &ObjectKey, uid: Uid, sealed: &Bytes) -> Result<(), VaultError> {
+        self.store.put(key, Some(uid), sealed.clone()).await?;
+        let (_, back) = self.store.read(key, MANIFEST_BYTES_MAX).await?;
+        if back != *sealed {
+            return Err(VaultError::ManifestChanged { key: key.clone() });
         }
         Ok(())
     }
@@ -149,17 +176,7 @@ impl Vault {
         let passphrases = self.passphrases.clone();
         let opened = blocking(move || open_bytes(sealed, &passphrases)).await;
         let json = opened.map_err(|error| error.of_manifest(&key))?;
-        let manifest = Manifest::from_json(&json).map_err(|source| VaultError::Manifest {
-            key: key.clone(),
-            source,
-        })?;
-        if manifest.object_key != dump_key.as_str() {
-            return Err(VaultError::ForeignManifest {
-                key,
-                says: manifest.object_key,
-            });
-        }
-        Ok(manifest)
+        parsed(&key, dump_key, &json)
     }
 
     /// Deletes a backup, or another object that an [`Entry`] named: the manifest first, so that a half-done deletion
@@ -240,9 +257,41 @@ fn manifest_key(dump_key: &ObjectKey) -> Result<ObjectKey, VaultError> {
 const MANIFEST_PACKING: Packing = Packing::Zlib(6);
 
 fn seal_bytes(plain: &[u8], passphrase: &Passphrase) -> Result<Bytes, VaultError> {
-    let mut sealer = Sealer::new(Vec::new(), passphrase, MANIFEST_PACKING)?;
+    sealed_by(
+        Sealer::new(Vec::new(), passphrase, MANIFEST_PACKING)?,
+        plain,
+    )
+}
+
+fn sealed_by(mut sealer: Sealer<Vec<u8>>, plain: &[u8]) -> Result<Bytes, VaultError> {
     sealer.write(plain)?;
     Ok(Bytes::from(sealer.finish()?.1))
+}
+
+/// What will seal one manifest: its key is being derived, or was.
+#[must_use = "it seals one manifest"]
+pub struct ManifestSealer(JoinHandle<Result<Sealer<Vec<u8>>, VaultError>>);
+
+impl ManifestSealer {
+    async fn seal(self, plain: Vec<u8>) -> Result<Bytes, VaultError> {
+        let sealer = finished(self.0).await?;
+        blocking(move || sealed_by(sealer, &plain)).await
+    }
+}
+
+/// The manifest that was in a sealed message, which must be the one of this dump.
+fn parsed(key: &ObjectKey, dump_key: &ObjectKey, json: &[u8]) -> Result<Manifest, VaultError> {
+    let manifest = Manifest::from_json(json).map_err(|source| VaultError::Manifest {
+        key: key.clone(),
+        source,
+    })?;
+    if manifest.object_key != dump_key.as_str() {
+        return Err(VaultError::ForeignManifest {
+            key: key.clone(),
+            says: manifest.object_key,
+        });
+    }
+    Ok(manifest)
 }
 
 fn open_bytes(sealed: Bytes, passphrases: &[Passphrase]) -> Result<Vec<u8>, VaultError> {
@@ -265,7 +314,9 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, VaultError> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(VaultError::Panicked))
+    finished(tokio::task::spawn_blocking(work)).await
+}
+
+async fn finished<T>(work: JoinHandle<Result<T, VaultError>>) -> Result<T, VaultError> {
+    work.await.unwrap_or(Err(VaultError::Panicked))
 }

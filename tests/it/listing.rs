@@ -129,7 +129,8 @@ async fn many_backups_are_listed_from_memory() {
         };
         let key = ObjectKey::parse(&key).unwrap();
         std::fs::write(pgseal.store().join(key.as_str()), "").unwrap();
-        vault.put_manifest(&key, &manifest).await.unwrap();
+        let sealer = vault.prepare_manifest();
+        vault.put_manifest(sealer, &key, &manifest).await.unwrap();
     }
     let cache_folder = folder();
     let cache = ListCache::new(Some(cache_folder.path().to_owned()));
