@@ -80,6 +80,7 @@ impl BackupArgs {
             },
             labels,
             exclude_table_data: self.exclude_table_data.clone(),
+            requested: None,
         })
     }
 }

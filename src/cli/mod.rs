@@ -3,11 +3,13 @@
 //! Results go to stdout; everything else goes to stderr.
 
 mod backup;
+mod catalog;
 mod delete;
 mod doctor;
 mod exit;
 mod fetch;
 mod list;
+mod migrate;
 mod output;
 mod progress;
 mod restore;
@@ -30,6 +32,7 @@ Settings are flags or variables; pgseal COMMAND --help shows both. The important
   DATABASE_URL             the database, as postgres://ROLE@HOST:5432/DATABASE
   BACKUP_GPG_PASSPHRASE    seals and opens the backups (or BACKUP_GPG_PASSPHRASE_FILE)
   BACKUP_STORE             file:FOLDER or s3://BUCKET, with BACKUP_S3_* beside it
+  CATALOG_DATABASE_URL     where jobs are recorded; only the service and pgseal catalog need it
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced, \
 or sealed with another passphrase · 5 a setting or the database must be changed first · 130, 143 interrupted
@@ -58,6 +61,8 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
     Doctor(doctor::DoctorArgs),
+    Migrate(migrate::MigrateArgs),
+    Catalog(catalog::CatalogArgs),
 }
 
 /// What is said, and how.
@@ -136,6 +141,8 @@ impl Command {
             Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
             Self::Delete(arguments) => context.leave(arguments.run(context)).await,
             Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
+            Self::Migrate(arguments) => context.leave(arguments.run(context)).await,
+            Self::Catalog(arguments) => context.leave(arguments.run(context)).await,
         }
     }
 }

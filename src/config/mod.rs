@@ -4,6 +4,7 @@
 //! from a file that `…_FILE` names (its first line); both at once is an error. `prepare` belongs before clap reads a
 //! command, the rest turns what was read into what the program works with.
 
+mod catalog;
 mod database;
 mod environment;
 mod store;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use catalog::catalog_address;
 pub use database::{connection, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
 pub use store::StoreArgs;
@@ -32,6 +34,11 @@ pub enum ConfigError {
     /// Neither typed nor set.
     #[error("no database was named\nhint: give its URL, or set DATABASE_URL")]
     NoDatabase,
+    /// No catalog was named, and no database that it could be beside.
+    #[error(
+        "no catalog was named\nhint: set CATALOG_DATABASE_URL, or DATABASE_URL: the catalog is then in database pgseal on the same server"
+    )]
+    NoCatalog,
     /// The URL cannot be read.
     #[error("read {from}")]
     Connection {
