@@ -1,7 +1,8 @@
 -- The catalog: one row for each backup and each restore that was asked for or found.
 --
 -- The bucket is the truth about backups, this is the truth about jobs. What must never happen is impossible here and not
--- only avoided by programs: states change along the arrows alone, one job runs for a target, a job that runs has a lease.
+-- only avoided by programs: states change along the arrows alone, one job runs for a target, a job that runs has a lease,
+-- and no restore begins before its safety backup is complete.
 --
 --   pending -> running -> completed | failed | cancelled       waiting: a restore, until its safety backup is complete
 --   running -> pending, as the next attempt: given back, or its lease ran out
@@ -20,7 +21,7 @@ CREATE TABLE pgseal.backups (
     status              text NOT NULL CHECK (status IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
     attempt             integer NOT NULL DEFAULT 1 CHECK (attempt > 0),
     attempts_max        integer NOT NULL DEFAULT 2 CHECK (attempts_max > 0),
-    time_limit_seconds  integer NOT NULL CHECK (time_limit_seconds > 0),
+    time_limit_seconds  integer CHECK (time_limit_seconds > 0),
 
     -- The job on Redis, which can be made again from here; of a backup that nobody asked us for, there is none.
     queue               text,
@@ -38,7 +39,8 @@ CREATE TABLE pgseal.backups (
     progress_tables     integer NOT NULL DEFAULT 0 CHECK (progress_tables >= 0),
     progress_at         timestamptz,
 
-    uid                 uuid UNIQUE,
+    -- What the manifest says; before that, of the running attempt, the two that tell which object is its own.
+    uid                 uuid,
     object_key          text,
     store_version_id    text,
     database            text,
@@ -54,6 +56,9 @@ CREATE TABLE pgseal.backups (
     "rows"              bigint CHECK ("rows" >= 0),
     large_objects       bigint CHECK (large_objects >= 0),
     warnings            text[] NOT NULL DEFAULT '{}',
+    -- By the clock of the machine that made it, as everything else that the manifest says.
+    snapshot_at         timestamptz,
+    stored_at           timestamptz,
 
     error_stage         text,
     error               text,
@@ -77,7 +82,9 @@ CREATE TABLE pgseal.backups (
         AND (lease_token IS NULL) = (lease_worker IS NULL)
         AND (lease_token IS NULL) = (lease_until IS NULL)
     ),
-    CONSTRAINT backups_job CHECK (origin <> 'requested' OR (job_id IS NOT NULL AND queue IS NOT NULL)),
+    CONSTRAINT backups_job CHECK (
+        origin <> 'requested' OR (job_id IS NOT NULL AND queue IS NOT NULL AND time_limit_seconds IS NOT NULL)
+    ),
     -- What says that it is complete can be found, and told from another object.
     CONSTRAINT backups_completed CHECK (
         status <> 'completed'
@@ -89,8 +96,10 @@ CREATE TABLE pgseal.backups (
     CONSTRAINT backups_locked CHECK ((deletion = 'LOCKED') = (locked_until IS NOT NULL))
 );
 
--- Two rows for one object would be two truths about it. Unfinished attempts may share a key that was never taken.
+-- Two rows for one object would be two truths about it. Attempts that came to nothing may share a key that was never
+-- taken, or a uid with the row that was made when their object turned out to be whole after all.
 CREATE UNIQUE INDEX backups_object_key ON pgseal.backups (object_key) WHERE status = 'completed';
+CREATE UNIQUE INDEX backups_uid ON pgseal.backups (uid) WHERE status = 'completed';
 CREATE INDEX backups_newest ON pgseal.backups (created_at DESC, id DESC);
 CREATE INDEX backups_active ON pgseal.backups (target) WHERE status IN ('pending', 'running');
 
@@ -162,13 +171,15 @@ CREATE TABLE pgseal.running_targets (
 -- A new row begins at the beginning, unless it stands for something that was there already.
 CREATE FUNCTION pgseal.begin_at_the_beginning() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
-    IF TG_TABLE_NAME = 'backups' AND NEW.origin <> 'requested' THEN
-        IF NEW.status NOT IN ('completed', 'failed', 'cancelled') THEN
+    -- Nested, because an expression that names a column of the other table cannot even be read.
+    IF TG_TABLE_NAME = 'backups' THEN
+        IF NEW.origin = 'requested' AND NEW.status <> 'pending'
+            OR NEW.origin <> 'requested' AND NEW.status NOT IN ('completed', 'failed', 'cancelled') THEN
             RAISE EXCEPTION 'a backup that was % cannot begin as %', NEW.origin, NEW.status
                 USING ERRCODE = 'check_violation', CONSTRAINT = 'begin_at_the_beginning';
         END IF;
-    ELSIF NEW.status NOT IN ('pending', 'waiting') THEN
-        RAISE EXCEPTION 'a job cannot begin as %', NEW.status
+    ELSIF NEW.status <> (CASE WHEN NEW.safety_backup_id IS NULL THEN 'pending' ELSE 'waiting' END) THEN
+        RAISE EXCEPTION 'a restore cannot begin as %: one with a safety backup waits for it, and no other does', NEW.status
             USING ERRCODE = 'check_violation', CONSTRAINT = 'begin_at_the_beginning';
     END IF;
     RETURN NEW;
@@ -197,6 +208,12 @@ BEGIN
         RAISE EXCEPTION 'a job cannot go from % to %', OLD.status, NEW.status
             USING ERRCODE = 'check_violation', CONSTRAINT = 'follow_the_arrows';
     END IF;
+    IF OLD.status = 'waiting' AND NEW.status = 'pending' THEN
+        IF NOT EXISTS (SELECT FROM pgseal.backups b WHERE b.id = NEW.safety_backup_id AND b.status = 'completed') THEN
+            RAISE EXCEPTION 'a restore waits until its safety backup is complete'
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'follow_the_arrows';
+        END IF;
+    END IF;
     IF NEW.attempt <> OLD.attempt + (OLD.status = 'running' AND NEW.status = 'pending')::integer THEN
         RAISE EXCEPTION 'a job that returns to pending is at its next attempt, and no other is'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'follow_the_arrows';
@@ -224,6 +241,22 @@ BEGIN
 END
 $$;
 
+-- A restore goes on once its safety backup is complete, and ends with it where that comes to nothing.
+CREATE FUNCTION pgseal.follow_the_safety_backup() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    IF NEW.status = 'completed' THEN
+        UPDATE pgseal.restores SET status = 'pending' WHERE safety_backup_id = NEW.id AND status = 'waiting';
+    ELSE
+        UPDATE pgseal.restores
+        SET status = 'failed', finished_at = pg_catalog.clock_timestamp(), error_stage = 'safety backup',
+            error = pg_catalog.format('its safety backup, %s, %s', NEW.id,
+                CASE NEW.status WHEN 'failed' THEN 'failed: ' || NEW.error ELSE 'was cancelled' END)
+        WHERE safety_backup_id = NEW.id AND status = 'waiting';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 CREATE TRIGGER begin_at_the_beginning BEFORE INSERT ON pgseal.backups
     FOR EACH ROW EXECUTE FUNCTION pgseal.begin_at_the_beginning();
 CREATE TRIGGER begin_at_the_beginning BEFORE INSERT ON pgseal.restores
@@ -236,3 +269,6 @@ CREATE TRIGGER keep_running_targets AFTER UPDATE OF status ON pgseal.backups
     FOR EACH ROW EXECUTE FUNCTION pgseal.keep_running_targets();
 CREATE TRIGGER keep_running_targets AFTER UPDATE OF status ON pgseal.restores
     FOR EACH ROW EXECUTE FUNCTION pgseal.keep_running_targets();
+CREATE TRIGGER follow_the_safety_backup AFTER UPDATE OF status ON pgseal.backups
+    FOR EACH ROW WHEN (NEW.status IN ('completed', 'failed', 'cancelled'))
+    EXECUTE FUNCTION pgseal.follow_the_safety_backup();

@@ -22,13 +22,14 @@
 //! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup · [`dispatch`]: asking for them · [`reconcile`]: bucket and catalog |
 //! | 3 | [`vault`]: finding, fetching and proving what is in a store |
 //! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket · [`catalog`]: what was asked for, in PostgreSQL · [`queue`]: jobs, on Redis, in RQ's form |
-//! | 1 | [`hardening`], [`pipe`], [`progress`], [`telemetry`] |
+//! | 1 | [`hardening`], [`pipe`], [`progress`], [`reach`]: a URL becomes a session, [`telemetry`] |
 //! | 0 | [`model`]: the nouns, without input or output |
 //!
 //! # Invariants
 //! - `pg_dump` and `pg_restore` are the only programs that are ever started, and only `pg::child` starts them.
 //! - `seal` knows no file, no socket and no runtime; `seal::openpgp` alone names the OpenPGP library.
 //! - Only `pg::inspect` sends SQL to a user's database, only `catalog` to our own tables. Only `config` reads the environment.
+//! - What must never be true of a job is impossible in the catalog's SQL; leases and times there are by its clock.
 //! - Secrets are types that cannot print. No secret stands in an argument or in a child's environment.
 //! - `queue` reads pickles as data within limits; nothing that stands in Redis is executed, and no error repeats it.
 //! - Plain bytes are never written to a disk, except where `fetch` was told to; nor is our memory, by a core dump.
@@ -46,6 +47,7 @@ pub mod pg;
 pub mod pipe;
 pub mod progress;
 pub mod queue;
+pub mod reach;
 pub mod reconcile;
 pub mod restore;
 pub mod seal;

@@ -6,13 +6,15 @@
 use std::fs;
 use std::path::Path;
 
+use sha2::Digest as _;
+
 /// From the ground up. A module imports from lower floors only.
 const FLOORS: &[&[&str]] = &[
     &["model"],
-    &["hardening", "pipe", "progress", "telemetry"],
+    &["hardening", "pipe", "progress", "reach", "telemetry"],
     &["pg", "seal", "store", "catalog", "queue"],
     &["vault"],
-    &["backup", "restore", "retention"],
+    &["backup", "restore", "retention", "reconcile"],
     // It turns settings into what the use cases take, so it stands above them; nothing below may read settings.
     &["config"],
     &["api", "worker", "schedule"],
@@ -22,6 +24,9 @@ const FLOORS: &[&[&str]] = &[
 const SIDEWAYS: (&str, &str) = ("restore", "backup");
 
 const LINES_MAX: usize = 700;
+
+/// The migrations of every release, each with its SHA-256. Until the first release there is none.
+const RELEASED: &[(&str, &str)] = &[];
 
 /// Words that tell that something is not finished; in two parts, so that this file is not found by itself.
 const UNFINISHED: [&str; 3] = [
@@ -45,7 +50,17 @@ const OWNERS: &[(&str, &[&str])] = &[
         &["src/seal/openpgp.rs", "src/seal/framing.rs"],
     ),
     ("aws_sdk_s3", &["src/store/"]),
-    ("sqlx::", &["src/pg/inspect/", "src/pg/error.rs"]),
+    (
+        "sqlx::",
+        &[
+            "src/pg/inspect/",
+            "src/pg/error.rs",
+            "src/catalog/",
+            "src/reach.rs",
+        ],
+    ),
+    ("pgseal.backups", &["src/catalog/"]),
+    ("pgseal.restores", &["src/catalog/"]),
 ];
 
 /// A file's own code: without comments, and without the modules that only tests have.
@@ -260,6 +275,22 @@ fn unkept<'a>(page: &'a str, files: &[(String, String)]) -> Vec<(&'a str, &'a st
         .collect()
 }
 
+/// Released migrations that are gone, or not what was released.
+fn changed(migrations: &[(String, String)], released: &[(&str, &str)]) -> Vec<String> {
+    let is_same = |(name, digest): &&(&str, &str)| {
+        let found = migrations.iter().find(|(path, _)| path == name);
+        found.is_some_and(|(_, text)| {
+            let found: String = sha2::Sha256::digest(text.as_bytes())
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            found == *digest
+        })
+    };
+    let wrong = released.iter().filter(|entry| !is_same(entry));
+    wrong.map(|(name, _)| (*name).to_owned()).collect()
+}
+
 /// Every file below `folder` or, for a file, itself: its path in the repository, and its text.
 fn read(folder: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -356,11 +387,38 @@ fn a_promise_without_a_test_is_noticed() {
     assert_eq!(unkept(page, &files), [("a", "gone"), ("b", "there")]);
 }
 
+/// What was released stays as it is: catalogs that ran it know it by its digest, and refuse another one.
 #[test]
 fn migrations_are_watched_from_their_first_day() {
+    let migrations = read("migrations");
+    assert_eq!(changed(&migrations, RELEASED), Vec::<String>::new());
+    let mut names: Vec<&str> = migrations.iter().map(|(path, _)| path.as_str()).collect();
+    names.sort_unstable();
+    for (index, name) in names.iter().enumerate() {
+        let number = format!("migrations/{:04}_", index + 1);
+        assert!(name.starts_with(&number), "{name} does not follow {number}");
+    }
+    // A release without its migrations in the list would leave them unwatched.
+    let (_, changelog) = read("CHANGELOG.md").remove(0);
+    let is_released = changelog
+        .lines()
+        .any(|line| line.starts_with("## ") && line != "## Unreleased");
     assert!(
-        read("migrations").is_empty(),
-        "there are migrations now: let this test compare each released one with its recorded digest"
+        !is_released || !RELEASED.is_empty(),
+        "there is a release now: write its migrations and their digests into RELEASED"
+    );
+}
+
+#[test]
+fn a_changed_migration_is_noticed() {
+    let file = [("migrations/0001_x.sql".to_owned(), "abc".to_owned())];
+    // FIPS 180-4, appendix B.1.
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert!(changed(&file, &[("migrations/0001_x.sql", digest)]).is_empty());
+    assert_eq!(changed(&file, &[("migrations/0001_x.sql", "00")]).len(), 1);
+    assert_eq!(
+        changed(&file, &[("migrations/0002_y.sql", digest)]).len(),
+        1
     );
 }
 

@@ -23,7 +23,7 @@ use stream::{Flow, Streamed};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kind::BackupKind;
-use crate::model::manifest::{DatabaseFacts, FORMAT, Manifest, RowCounts, Versions};
+use crate::model::manifest::{DatabaseFacts, FORMAT, Manifest, Requested, RowCounts, Versions};
 use crate::model::object_key::ObjectKey;
 use crate::pg::inspect::{self, Server, Session, Table, TargetLock};
 use crate::pg::{Client, Clients, DumpCompression, DumpRequest, PgError, Severity};
@@ -102,6 +102,8 @@ pub struct BackupRequest {
     pub labels: BTreeMap<String, String>,
     /// Patterns of tables whose data is left out, as pg_dump reads them.
     pub exclude_table_data: Vec<String>,
+    /// The catalog's row that it is made for; `None`: nobody keeps one.
+    pub requested: Option<Requested>,
 }
 
 /// Makes a backup, and returns its manifest once that was read back from the store.
@@ -240,6 +242,7 @@ struct Prepared {
     database: DatabaseFacts,
     tables: Vec<Table>,
     large_objects: u64,
+    exclude_schemas: &'static [&'static str],
     lock_wait: Duration,
     warnings: Vec<String>,
 }
@@ -309,6 +312,9 @@ async fn prepare(
     let large_objects = inspect::large_objects(&mut session)
         .await
         .map_err(BackupError::Prepare)?;
+    let exclude_schemas = inspect::catalog_schemas(&mut session)
+        .await
+        .map_err(BackupError::Prepare)?;
     let uid = Uid::new(started_at);
     let key = free_key(stages, request.kind, started_at, uid).await?;
     Ok(Prepared {
@@ -322,6 +328,7 @@ async fn prepare(
         database,
         tables,
         large_objects,
+        exclude_schemas,
         lock_wait,
         warnings,
     })
@@ -415,6 +422,7 @@ async fn flow(
         connection: &connection,
         snapshot: &prepared.snapshot,
         exclude_table_data: &request.exclude_table_data,
+        exclude_schemas: prepared.exclude_schemas,
         compression: dump_compression,
         // We have the locks already: it can only wait behind somebody who waits for us, which no waiting ends.
         lock_wait: prepared.lock_wait,
@@ -528,6 +536,7 @@ fn manifest(
         excluded_table_data: request.exclude_table_data.clone(),
         archive_list: streamed.archive_list,
         warnings,
+        request: request.requested.clone(),
         unknown: serde_json::Map::new(),
     };
     (manifest, prepared.session)

@@ -71,6 +71,7 @@ impl BackupArgs {
             kind: self.kind.into(),
             labels: labels(&self.labels)?,
             exclude_table_data: self.exclude_table_data.clone(),
+            requested: None,
         })
     }
 }

@@ -3,9 +3,11 @@
 use std::io::Write as _;
 
 use crate::backup::BackupError;
+use crate::catalog::CatalogError;
 use crate::config::ConfigError;
 use crate::model::explanation;
 use crate::pg::PgError;
+use crate::reconcile::ReconcileError;
 use crate::restore::RestoreError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -86,6 +88,15 @@ impl ExitStatus {
         if let Some(error) = error.downcast_ref::<VaultError>() {
             return of_vault(error);
         }
+        if let Some(error) = error.downcast_ref::<CatalogError>() {
+            return of_catalog(error);
+        }
+        match error.downcast_ref::<ReconcileError>() {
+            Some(ReconcileError::Vault(error)) => return of_vault(error),
+            Some(ReconcileError::Catalog(error)) => return of_catalog(error),
+            Some(ReconcileError::Import(_)) => return Self::Unprepared,
+            None => {}
+        }
         match error.downcast_ref::<RestoreError>() {
             Some(error) if error.is_preparation() => return Self::Unprepared,
             Some(RestoreError::Verify(error)) => return of_vault(error),
@@ -136,6 +147,15 @@ fn of_vault(error: &VaultError) -> ExitStatus {
             | StoreError::Unsigned { .. },
         ) => ExitStatus::Unprepared,
         error if error.is_verdict() => ExitStatus::Damaged,
+        _ => ExitStatus::Failed,
+    }
+}
+
+const fn of_catalog(error: &CatalogError) -> ExitStatus {
+    match error {
+        CatalogError::NoSuchBackup(_) => ExitStatus::NotFound,
+        CatalogError::NotTaken(_) => ExitStatus::Unprepared,
+        error if error.is_preparation() => ExitStatus::Unprepared,
         _ => ExitStatus::Failed,
     }
 }

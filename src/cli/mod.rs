@@ -3,12 +3,14 @@
 //! Results go to stdout; everything else goes to stderr.
 
 mod backup;
+mod catalog;
 mod delete;
 mod doctor;
 mod enqueue;
 mod exit;
 mod fetch;
 mod list;
+mod migrate;
 mod output;
 mod progress;
 mod restore;
@@ -34,6 +36,7 @@ Settings are flags or variables; pgseal COMMAND --help shows both. The important
   DATABASE_URL             the database, as postgres://ROLE@HOST:5432/DATABASE
   BACKUP_GPG_PASSPHRASE    seals and opens the backups (or BACKUP_GPG_PASSPHRASE_FILE)
   BACKUP_STORE             file:FOLDER or s3://BUCKET, with BACKUP_S3_* beside it
+  CATALOG_DATABASE_URL     where jobs are recorded; only the service and pgseal catalog need it
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced, \
 or sealed with another passphrase · 5 a setting or the database must be changed first · 130, 143 interrupted
@@ -64,6 +67,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Worker(Box<worker::WorkerArgs>),
     Enqueue(Box<enqueue::EnqueueArgs>),
+    Migrate(migrate::MigrateArgs),
+    Catalog(catalog::CatalogArgs),
 }
 
 /// What is said, and how.
@@ -151,6 +156,8 @@ impl Command {
             Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,
             // Told apart before, because it ends in two steps.
             Self::Worker(arguments) => arguments.run(context, &Stop::default()).await,
+            Self::Migrate(arguments) => context.leave(arguments.run(context)).await,
+            Self::Catalog(arguments) => context.leave(arguments.run(context)).await,
         }
     }
 }

@@ -23,23 +23,31 @@ pub fn connection(typed: Option<&str>, named: &'static str) -> Result<Connection
             secret("DATABASE_URL", None)?.ok_or(ConfigError::NoDatabase)?,
         ),
     };
-    let parsed = Connection::parse(url.expose_secret());
-    let connection = parsed.map_err(|source| ConfigError::Connection {
-        from: from.to_owned(),
-        source,
-    })?;
+    let connection = parse(from, &url)?;
     if typed.is_some() && connection.password().is_some() {
         tracing::warn!(
             "a password in a typed URL is seen by everybody on this machine, and kept in the shell's history: use DATABASE_URL or PGPASSWORD"
         );
     }
-    let connection = connection.with_defaults(|name| {
+    Ok(completed(connection))
+}
+
+/// Reads a URL that came from the variable `from`.
+pub(super) fn parse(from: &str, url: &SecretString) -> Result<Connection, ConfigError> {
+    Connection::parse(url.expose_secret()).map_err(|source| ConfigError::Connection {
+        from: from.to_owned(),
+        source,
+    })
+}
+
+/// Fills in what a URL left out, as PostgreSQL's own programs would.
+pub(super) fn completed(connection: Connection) -> Connection {
+    with_password_of_file(connection.with_defaults(|name| {
         environment(name)
             .filter(|value| !value.is_empty())?
             .into_string()
             .ok()
-    });
-    Ok(with_password_of_file(connection))
+    }))
 }
 
 /// Whether a database is named at all, by `DATABASE_URL` or its file.

@@ -11,10 +11,12 @@ use super::{ConfigError, QueueArgs, Settings, WorkerTimes};
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Settings that are no flags, because they hold secrets.
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 7] = [
     "BACKUP_GPG_PASSPHRASE",
     "BACKUP_S3_SECRET_ACCESS_KEY",
     "BACKUP_S3_SECRET_ACCESS_KEY_FILE",
+    "CATALOG_DATABASE_URL",
+    "CATALOG_DATABASE_URL_FILE",
     "DATABASE_URL",
     "DATABASE_URL_FILE",
 ];

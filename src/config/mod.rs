@@ -4,6 +4,7 @@
 //! from a file that `…_FILE` names (its first line); both at once is an error. `prepare` belongs before clap reads a
 //! command, the rest turns what was read into what the program works with.
 
+mod catalog;
 mod database;
 mod environment;
 mod service;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use catalog::catalog_address;
 pub use database::{connection, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
 pub(crate) use service::queue_name;
@@ -47,6 +49,11 @@ pub enum ConfigError {
         "no store is named, and a worker does not put backups on a disk that nobody chose\nhint: set BACKUP_S3_BUCKET and what belongs to it, or BACKUP_STORE=file:/a/folder/that/lasts"
     )]
     NoStore,
+    /// No catalog was named, and no database that it could be beside.
+    #[error(
+        "no catalog was named\nhint: set CATALOG_DATABASE_URL, or DATABASE_URL: the catalog is then in database pgseal on the same server"
+    )]
+    NoCatalog,
     /// The URL cannot be read.
     #[error("read {from}")]
     Connection {

@@ -37,6 +37,18 @@ impl Uid {
     }
 }
 
+impl From<Uuid> for Uid {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl From<Uid> for Uuid {
+    fn from(uid: Uid) -> Self {
+        uid.0
+    }
+}
+
 impl fmt::Display for Uid {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, formatter)

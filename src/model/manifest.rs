@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::digest::Sha256;
-use super::ids::Uid;
+use super::ids::{BackupId, Uid};
 use super::kind::BackupKind;
 
 /// The version of the manifest's form that this program writes, and the newest that it reads.
@@ -68,9 +68,23 @@ pub struct Manifest {
     pub archive_list: String,
     /// What an administrator should know about this backup.
     pub warnings: Vec<String>,
+    /// Who asked for it; `None`: somebody at a command line, who needs no catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Requested>,
     /// What a later version wrote; kept as it is.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The row of the catalog that a backup was made for: enough to give it the same row again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// The row's number.
+    pub backup_id: BackupId,
+    /// Which try it was, from 1 on.
+    pub attempt: u32,
+    /// Who asked.
+    pub requested_by: String,
 }
 
 /// The programs that made a backup.

@@ -49,6 +49,8 @@ pub struct DumpRequest<'a> {
     pub snapshot: &'a str,
     /// Patterns of tables whose data is left out, as pg_dump reads them.
     pub exclude_table_data: &'a [String],
+    /// Schemas that are left out, by their exact names.
+    pub exclude_schemas: &'a [&'static str],
     /// What pg_dump compresses.
     pub compression: DumpCompression,
     /// How long to wait for a table that somebody has locked.
@@ -191,6 +193,13 @@ fn arguments(request: &DumpRequest<'_>) -> Vec<OsString> {
             .exclude_table_data
             .iter()
             .map(|pattern| format!("--exclude-table-data={pattern}").into()),
+    );
+    // In quotes, so that the name is a name and no pattern.
+    arguments.extend(
+        request
+            .exclude_schemas
+            .iter()
+            .map(|schema| format!("--exclude-schema=\"{schema}\"").into()),
     );
     arguments
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::reach::ReachError;
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -106,34 +108,9 @@ impl fmt::Display for Blocker {
 /// Why PostgreSQL, or one of its programs, could not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum PgError {
-    /// No server answered, or it refused us.
-    #[error(
-        "connect to {to}\nhint: check host, port, role, password and database of the connection URL"
-    )]
-    Connect {
-        /// Role, host, port and database; never the password.
-        to: String,
-        /// The last failure.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// The password cannot be prepared for SCRAM (RFC 7677), as characters that are newer than Unicode 3.2 cannot.
-    #[error(
-        "connect to {to}: the password has characters that SASLprep (RFC 4013) prohibits\n\
-         hint: give the role a password without emoji and control characters: ALTER ROLE ... PASSWORD ..."
-    )]
-    Password {
-        /// Role, host, port and database.
-        to: String,
-    },
-    /// The server that answered is not of the wanted kind.
-    #[error("connect to {to}: no server has target_session_attrs={wanted}")]
-    SessionAttributes {
-        /// Role, hosts and database.
-        to: String,
-        /// The wanted value.
-        wanted: String,
-    },
+    /// No server of the wanted kind could be reached.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// A question to the server failed.
     #[error("{doing}")]
     Query {

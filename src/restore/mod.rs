@@ -276,6 +276,7 @@ async fn safety_backup(
         kind: BackupKind::PreRestore,
         labels: BTreeMap::from([replaced_by]),
         exclude_table_data: Vec::new(),
+        requested: None,
     };
     let made = backup::run_locked(stages, &request, Vec::new(), progress, cancel).await;
     let manifest = made.map_err(RestoreError::Safety)?;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::{Bare, Entry, Vault, VaultError, carries};
+use crate::model::digest::Sha256;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::pg::{ArchiveLister, Client, Clients, Codec, Load, LoadMode};
@@ -199,6 +200,28 @@ impl Vault {
         Ok(fetched)
     }
 
+    /// Fetches an object that has no manifest, and hashes it: its size in bytes and its SHA-256; `None` where there is
+    /// none. Whether it can be opened is not looked at.
+    ///
+    /// # Errors
+    /// The store or the spool folder fails.
+    pub async fn digest_object(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<(u64, Sha256)>, VaultError> {
+        let Some(head) = self.store.head(key).await? else {
+            return Ok(None);
+        };
+        self.require_spool_space(head.bytes)?;
+        let file = self.store.fetch(&head, &self.spool_folder, |_| {}).await?;
+        let source = AtPosition {
+            file: Arc::new(file),
+            position: 0,
+            length: head.bytes,
+        };
+        digest_of(source).await.map(Some)
+    }
+
     /// Decrypts the whole message into nothing: it is authentic, and it is what was sealed.
     ///
     /// # Errors
@@ -332,17 +355,8 @@ impl Vault {
         let Some(manifest) = &fetched.manifest else {
             return Ok(());
         };
-        let mut source = fetched.sealed();
-        let digest = super::blocking(move || {
-            let mut digester = Digester::default();
-            let copied = io::copy(&mut source, &mut digester);
-            copied.map_err(|source| VaultError::Io {
-                operation: "read the sealed dump",
-                source,
-            })?;
-            Ok(digester.finish().1)
-        });
-        let (found, recorded) = (digest.await?, manifest.sealed_sha256);
+        let (_, found) = digest_of(fetched.sealed()).await?;
+        let recorded = manifest.sealed_sha256;
         if found == recorded {
             return Ok(());
         }
@@ -368,6 +382,19 @@ impl Vault {
             needed,
         })
     }
+}
+
+async fn digest_of(mut sealed: impl Read + Send + 'static) -> Result<(u64, Sha256), VaultError> {
+    super::blocking(move || {
+        let mut digester = Digester::default();
+        let copied = io::copy(&mut sealed, &mut digester);
+        copied.map_err(|source| VaultError::Io {
+            operation: "read the sealed dump",
+            source,
+        })?;
+        Ok(digester.finish())
+    })
+    .await
 }
 
 /// Moves opened bytes into the queue; its end is said only after the message's own end was proved.

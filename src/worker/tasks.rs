@@ -165,7 +165,7 @@ impl Worker {
             kind: row.kind,
             labels: row.labels.clone(),
             exclude_table_data: row.excluded_table_data.clone(),
-            requested: Some(Requested {
+            request: Some(Requested {
                 backup_id: row.id,
                 attempt: lease.attempt,
                 requested_by: row.requested_by.clone(),

@@ -16,6 +16,8 @@ fn help_teaches() {
         "fetch",
         "delete",
         "doctor",
+        "migrate",
+        "catalog",
         "DATABASE_URL",
         "Exit codes",
         "gpg -d",
@@ -24,9 +26,14 @@ fn help_teaches() {
     }
     let mut texts = String::new();
     for command in [
-        "backup", "list", "show", "verify", "restore", "fetch", "delete", "doctor",
+        "backup", "list", "show", "verify", "restore", "fetch", "delete", "doctor", "migrate",
+        "catalog",
     ] {
         texts += &format!("$ pgseal {command} -h\n{}\n", pgseal.ok(&[command, "-h"]));
+    }
+    for command in ["rebuild", "reconcile", "import"] {
+        let help = pgseal.ok(&["catalog", command, "-h"]);
+        texts += &format!("$ pgseal catalog {command} -h\n{help}\n");
     }
     insta::assert_snapshot!("help", texts);
     assert!(pgseal.ok(&["--version"]).starts_with("pgseal "));

@@ -12,6 +12,12 @@
     reason = "tests start servers, look at the clock, wait, and end at the first thing that is not as it should be"
 )]
 
+mod catalog;
+mod catalog_import;
+mod catalog_in_target;
+mod catalog_migrate;
+mod catalog_reconcile;
+mod catalog_states;
 mod cli;
 mod commit_gate;
 mod counts;

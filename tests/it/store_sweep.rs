@@ -132,6 +132,7 @@ impl Bench {
             kind: BackupKind::Manual,
             labels: std::collections::BTreeMap::new(),
             exclude_table_data: Vec::new(),
+            requested: None,
         };
         let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
         self.runtime

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
 
+use super::catalog_schema::IS_CATALOG;
 use super::database::identifier;
 use super::session::Session;
 use crate::model::manifest::TableFacts;
@@ -31,7 +32,7 @@ impl Table {
     }
 }
 
-/// Every table that can have rows of its own.
+/// Every table that can have rows of its own, but those of our catalog, where the database holds it.
 ///
 /// # Errors
 /// The server refuses.
@@ -50,6 +51,7 @@ pub async fn tables(session: &mut Session) -> Result<Vec<Table>, PgError> {
         LEFT JOIN LATERAL (SELECT e.extcondition[i] AS condition FROM pg_catalog.pg_extension e, \
             pg_catalog.generate_subscripts(e.extconfig, 1) i WHERE e.extconfig[i] = c.oid LIMIT 1) x ON true \
         WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+            AND NOT {IS_CATALOG} \
         ORDER BY 2, 3"
     );
     let doing = "list the tables";

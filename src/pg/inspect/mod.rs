@@ -1,5 +1,6 @@
 //! What is asked of a server over a session of our own: the only SQL that runs in the user's database.
 
+mod catalog_schema;
 mod counts;
 mod database;
 mod inventory;
@@ -9,6 +10,7 @@ mod session;
 mod snapshot;
 mod target;
 
+pub use catalog_schema::catalog_schemas;
 pub use counts::{Compared, Table, compare_counts, count_rows, tables, uncounted};
 pub use database::{
     apply_properties, create_database, database_exists, drop_database, rename_database,

@@ -1,18 +1,11 @@
 //! A session with the server: it finds the host that answers, and keeps it for everything that follows.
 
-use std::time::Duration;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Connection as _, Executor as _, Row as _};
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
-
-use crate::model::connection::{Connection, Host};
+use crate::model::connection::Connection;
 use crate::pg::error::PgError;
-
-/// How long one host may take to answer where the URL says nothing: libpq would wait for the kernel, minutes.
-const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-/// Where a server's socket is when no host is named: Debian's place, then PostgreSQL's own.
-const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+use crate::reach::{self, ReachError};
 
 /// What the server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +39,7 @@ impl Session {
     /// No host answers, or none is of the wanted kind.
     pub async fn connect(connection: &Connection) -> Result<Self, PgError> {
         let mut last = None;
-        for host in candidates(connection) {
-            let single = connection.with_host(host);
+        for single in reach::candidates(connection) {
             match Self::connect_to(single).await {
                 Ok(mut session) => {
                     if session.has_wanted_attributes().await? {
@@ -57,29 +49,12 @@ impl Session {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| PgError::SessionAttributes {
-            to: connection.to_string(),
-            wanted: connection
-                .setting("target_session_attrs")
-                .unwrap_or("any")
-                .to_owned(),
-        }))
+        Err(last.unwrap_or_else(|| ReachError::unwanted(connection).into()))
     }
 
     async fn connect_to(connection: Connection) -> Result<Self, PgError> {
-        let failed = |source| refused(&connection, source);
-        let options = options(&connection).map_err(failed)?;
-        let seconds = connection
-            .setting("connect_timeout")
-            .and_then(|text| text.parse().ok())
-            .filter(|s| *s > 0);
-        let limit = seconds.map_or(CONNECT_TIMEOUT_DEFAULT, Duration::from_secs);
-        let timed_out = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-        let connected = tokio::time::timeout(limit, PgConnection::connect_with(&options)).await;
-        let mut inner = connected
-            .map_err(timed_out)
-            .and_then(|result| result)
-            .map_err(failed)?;
+        let failed = |source| reach::refused(&connection, source);
+        let mut inner = reach::open(&connection).await?;
         // Before anything else is asked: the limits may be shorter than a question takes.
         lift_limits(&mut inner).await.map_err(failed)?;
         let server = server(&mut inner).await.map_err(failed)?;
@@ -147,94 +122,11 @@ impl Session {
             .map_err(|source| PgError::Query { doing, source })
     }
 
-    /// `target_session_attrs` as libpq has it (manual, section 34.1.2).
     async fn has_wanted_attributes(&mut self) -> Result<bool, PgError> {
-        let Some(wanted) = self
-            .connection
-            .setting("target_session_attrs")
-            .map(str::to_owned)
-        else {
-            return Ok(true);
-        };
         let doing = "ask whether the server is a standby";
-        let standby: bool = self
-            .value(doing, "SELECT pg_catalog.pg_is_in_recovery()")
-            .await?;
-        let read_only: String = self
-            .value(
-                doing,
-                "SELECT pg_catalog.current_setting('transaction_read_only')",
-            )
-            .await?;
-        Ok(match wanted.as_str() {
-            "read-write" => read_only == "off",
-            "read-only" => read_only == "on",
-            "primary" => !standby,
-            "standby" => standby,
-            _ => true,
-        })
-    }
-}
-
-/// The hosts to try; where none is named, the sockets that are there.
-fn candidates(connection: &Connection) -> Vec<Host> {
-    let with_socket = |host: &Host| -> Host {
-        if !host.name.is_empty() || host.address.is_some() {
-            return host.clone();
-        }
-        let socket = |folder: &&&str| {
-            std::path::Path::new(folder)
-                .join(format!(".s.PGSQL.{}", host.port))
-                .exists()
-        };
-        let name = SOCKET_FOLDERS
-            .iter()
-            .find(socket)
-            .copied()
-            .unwrap_or("localhost");
-        Host {
-            name: name.to_owned(),
-            ..host.clone()
-        }
-    };
-    connection.hosts().iter().map(with_socket).collect()
-}
-
-fn options(connection: &Connection) -> Result<PgConnectOptions, sqlx::Error> {
-    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let host = &connection.hosts()[0];
-    let place = host.address.as_ref().unwrap_or(&host.name);
-    let mut url = format!(
-        "postgres://{}@localhost:{}/{}?host={}",
-        encode(connection.role()),
-        host.port,
-        encode(connection.database()),
-        encode(place)
-    );
-    for keyword in ["sslmode", "sslrootcert", "sslcert", "sslkey", "options"] {
-        if let Some(value) = connection.setting(keyword) {
-            url.push_str(&format!("&{keyword}={}", encode(value)));
-        }
-    }
-    let mut options: PgConnectOptions = url.parse()?;
-    if let Some(password) = connection.password() {
-        options = options.password(password);
-    }
-    // A pooler refuses start-up parameters that it does not know; preflight names a pooler better than it does.
-    options = options.extra_float_digits(None);
-    Ok(options
-        .application_name(connection.setting("application_name").unwrap_or("pgseal"))
-        .disable_statement_logging())
-}
-
-/// The one failure that is not passed on as it is: it repeats a character of the password.
-fn refused(connection: &Connection, source: sqlx::Error) -> PgError {
-    let to = connection.to_string();
-    match source {
-        sqlx::Error::Configuration(error) if error.to_string().contains("saslprep") => {
-            PgError::Password { to }
-        }
-        source => PgError::Connect { to, source },
+        reach::is_wanted(&mut self.inner, &self.connection)
+            .await
+            .map_err(|source| PgError::Query { doing, source })
     }
 }
 

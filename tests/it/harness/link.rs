@@ -44,6 +44,11 @@ impl Link {
         self.state.cut.load(Ordering::SeqCst)
     }
 
+    /// From here on it is cut once the server has sent so many bytes more.
+    pub fn cut_after_more(&self, bytes: u64) {
+        self.state.left.store(bytes, Ordering::SeqCst);
+    }
+
     /// From here on everything passes.
     pub fn mend(&self) {
         self.state.left.store(u64::MAX, Ordering::SeqCst);
