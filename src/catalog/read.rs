@@ -63,6 +63,23 @@ impl Catalog {
         restore_in(&mut session, id).await
     }
 
+    /// How far the row is that a job of the queue belongs to; `None`: it belongs to none.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn status_of_job(&self, job_id: &str) -> Result<Option<JobStatus>, CatalogError> {
+        let doing = "look for the row of a job";
+        let mut session = self.session(doing).await?;
+        let status = sqlx::query_scalar!(
+            r#"SELECT status AS "status!" FROM pgseal.backups WHERE job_id = $1
+            UNION ALL SELECT status FROM pgseal.restores WHERE job_id = $1"#,
+            job_id
+        );
+        let status = status.fetch_optional(&mut *session).await;
+        let status = status.map_err(self.failed(doing))?;
+        Ok(status.and_then(|word| JobStatus::parse(&word)))
+    }
+
     /// The job that keeps a target from taking another one.
     ///
     /// # Errors
@@ -125,14 +142,14 @@ impl Catalog {
                 target AS "target!", attempt AS "attempt!", attempts_max AS "attempts_max!",
                 lease_worker AS "worker!", lease_token AS "token!", lease_until AS "lease_until!",
                 lease_until <= clock_timestamp() AS "is_expired!",
-                cancel_requested_at IS NOT NULL AS "cancel_requested!", started_at AS "started_at!", uid, object_key
+                cancel_requested_at IS NOT NULL AS "cancel_requested!", started_at AS "started_at!", stage, uid, object_key
             FROM (
                 SELECT id, false AS is_restore, job_id, queue, target, attempt, attempts_max, lease_worker,
-                    lease_token, lease_until, cancel_requested_at, started_at, uid, object_key
+                    lease_token, lease_until, cancel_requested_at, started_at, stage, uid, object_key
                 FROM pgseal.backups WHERE status = 'running'
                 UNION ALL
                 SELECT id, true, job_id, queue, target, attempt, attempts_max, lease_worker,
-                    lease_token, lease_until, cancel_requested_at, started_at, NULL, NULL
+                    lease_token, lease_until, cancel_requested_at, started_at, stage, NULL, NULL
                 FROM pgseal.restores WHERE status = 'running'
             ) jobs ORDER BY started_at, is_restore, id"#
         );
@@ -153,6 +170,7 @@ impl Catalog {
                 is_expired: row.is_expired,
                 cancel_requested: row.cancel_requested,
                 started_at: row.started_at,
+                stage: row.stage,
                 uid: row.uid.map(Uid::from),
                 object_key: row.object_key,
             })

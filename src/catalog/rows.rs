@@ -372,6 +372,8 @@ pub struct RunningJob {
     pub cancel_requested: bool,
     /// When the try began.
     pub started_at: OffsetDateTime,
+    /// What it was at, as far as its worker told.
+    pub stage: Option<String>,
     /// Of a backup: what its object carries.
     pub uid: Option<Uid>,
     /// Of a backup: its object's key.

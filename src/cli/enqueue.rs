@@ -99,7 +99,7 @@ impl BackupArgs {
             labels: labels(&self.labels)?,
             excluded_table_data: self.exclude_table_data,
         };
-        let service = Service::open(&self.queue, context).await?;
+        let service = Service::open(&self.queue).await?;
         let (row, queued) = service.dispatch.backup(wanted, (context.clock)()).await?;
         let said = format!("Backup {} is asked for", row.id);
         let asked = Asked {
@@ -115,7 +115,7 @@ impl BackupArgs {
 
 impl RestoreArgs {
     async fn run(self, context: &Context) -> anyhow::Result<(Asked, String)> {
-        let service = Service::open(&self.queue, context).await?;
+        let service = Service::open(&self.queue).await?;
         let wanted = RestoreWanted {
             backup_id: self.backup_id,
             target: TARGET_DEFAULT.to_owned(),

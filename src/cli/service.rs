@@ -1,6 +1,5 @@
 //! What every command of the service opens: the catalog and the queue.
 
-use super::Context;
 use crate::catalog::Catalog;
 use crate::config::{self, QueueArgs};
 use crate::dispatch::Dispatch;
@@ -13,9 +12,10 @@ pub(super) struct Service {
 
 impl Service {
     /// Opens both. A catalog of another version is refused; a Redis that is away is not, because it comes back.
-    pub(super) async fn open(queue: &QueueArgs, _context: &Context) -> anyhow::Result<Self> {
+    pub(super) async fn open(queue: &QueueArgs) -> anyhow::Result<Self> {
         let address = queue.redis()?;
-        let catalog = Catalog::open(&config::catalog()?.connection).await?;
+        let (catalog, _) = config::catalog_address()?;
+        let catalog = Catalog::open(&catalog).await?;
         let dispatch = Dispatch {
             catalog,
             queue: Queue::open(&address, queue.keys())?,

@@ -1,11 +1,11 @@
 //! `pgseal worker`.
 
 use clap::Args;
-use comfy_table::{Cell, Table};
 use rand::random;
 use serde::Serialize;
 
 use super::Context;
+use super::output::table;
 use super::service::Service;
 use crate::config::{self, QueueArgs, WorkerTimes};
 use crate::queue::rq::names::{QueueName, WorkerName};
@@ -50,7 +50,7 @@ impl WorkerArgs {
             return self.check_living(context);
         }
         context.settings.require_named_store()?;
-        let service = Service::open(&self.queue, context).await?;
+        let service = Service::open(&self.queue).await?;
         let queues = if self.queues.is_empty() {
             vec![self.queue.default_queue.clone()]
         } else {
@@ -91,18 +91,15 @@ struct Living<'a> {
 }
 
 fn text(living: &[Alive]) -> String {
-    let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["WORKER", "PROCESS", "STATE", "JOB"]);
-    for alive in living {
-        table.add_row([
-            Cell::new(&alive.name),
-            Cell::new(alive.pid),
-            Cell::new(&alive.state),
-            Cell::new(alive.job_id.as_deref().unwrap_or("-")),
-        ]);
-    }
-    table.trim_fmt()
+    let rows = living.iter().map(|alive| {
+        [
+            alive.name.clone(),
+            alive.pid.to_string(),
+            alive.state.clone(),
+            alive.job_id.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    table(["WORKER", "PROCESS", "STATE", "JOB"], rows, 4)
 }
 
 /// Readable on a dashboard, and not the one that a worker with the same process id had before.

@@ -7,7 +7,9 @@ use std::error::Error;
 pub fn explain(error: &(dyn Error + 'static)) -> String {
     let mut links: Vec<String> = Vec::new();
     let mut hints: Vec<String> = Vec::new();
-    for link in std::iter::successors(Some(error), |link| link.source()) {
+    let mut next = Some(error);
+    while let Some(link) = next {
+        next = link.source();
         let text = link.to_string();
         let mut said = Vec::new();
         for line in text.lines() {

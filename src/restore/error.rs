@@ -136,6 +136,15 @@ impl std::fmt::Display for Difference {
 }
 
 impl RestoreError {
+    /// Whether it says no more than that somebody asked for the end.
+    #[must_use]
+    pub const fn is_interruption(&self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted(_) | Self::Safety(BackupError::Interrupted)
+        )
+    }
+
     /// Whether it ended before anything was fetched, for a reason that only somebody's hand can mend.
     #[must_use]
     pub const fn is_preparation(&self) -> bool {

@@ -89,7 +89,7 @@ impl Worker {
             return Ok(());
         };
         let verdict = verdict(status, &error);
-        let told = self.dispatch.queue.settle_of(&job, &worker, &verdict, self.now());
+        let told = self.dispatch.queue.abandon_of(&worker, &job, &verdict, self.now());
         told.await.map(drop).map_err(|error| explain(&error))
     }
 
@@ -174,8 +174,15 @@ impl Worker {
     async fn compare_bucket(&self) {
         let done = reconcile::reconcile(&self.stages.vault, &self.dispatch.catalog, self.now());
         match done.await {
-            Ok(done) if done.is_nothing() => {}
-            Ok(done) => tracing::info!(%done, "Housekeeping compared bucket and catalog"),
+            Ok(done) => tracing::info!(
+                complete = done.complete,
+                adopted = done.adopted.len(),
+                lost = done.lost.len(),
+                corrupt = done.corrupt.len(),
+                suspicious = done.suspicious.len(),
+                found_again = done.found_again.len(),
+                "Housekeeping compared bucket and catalog"
+            ),
             Err(error) => tracing::warn!(reason = explain(&error), "Housekeeping: bucket and catalog"),
         }
     }

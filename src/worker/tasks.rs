@@ -165,7 +165,7 @@ impl Worker {
             kind: row.kind,
             labels: row.labels.clone(),
             exclude_table_data: row.excluded_table_data.clone(),
-            request: Some(Requested {
+            requested: Some(Requested {
                 backup_id: row.id,
                 attempt: lease.attempt,
                 requested_by: row.requested_by.clone(),
@@ -356,7 +356,7 @@ impl Worker {
         }
     }
 
-    async fn verify(&self, key: ObjectKey, progress: &Progress) -> Result<(), VaultError> {
+    async fn verify(&self, key: ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
         let vault = &self.stages.vault;
         let entry = vault.find(&Selector::Key(key)).await?;
         let fetched = vault.fetch(entry, progress).await?;

@@ -1,6 +1,6 @@
 -- Settles a job whose worker no longer vouches for it.
 --
--- id, member, queue, ending, and what settle.lua takes
+-- id, member, queue, ending, and what settle.lua takes; dead: a worker that is known to be gone, whatever it vouched for
 -- Answers: written STATUS RELEASED... | alive | gone
 
 local id, queue = given.id, given.queue
@@ -10,6 +10,9 @@ if not fits(wip, 'zset') then
 end
 
 local function is_vouched_for()
+  if given.dead ~= '' then
+    return get(id, 'worker_name') ~= given.dead
+  end
   local members = started_members(id)
   table.insert(members, given.member)
   for _, member in ipairs(members) do
