@@ -8,6 +8,7 @@ pub mod gpg;
 pub mod link;
 pub mod message;
 pub mod postgres;
+pub mod redis;
 pub mod s3;
 pub mod seaweed;
 pub mod service;
