@@ -1,20 +1,16 @@
-//! The catalog's own functions: requests, claims, leases, endings, and what each does when others are quicker or the
-//! connection is cut.
-
-use std::time::Duration;
+//! The catalog's own functions: requests, claims, leases, endings, and what each does when others are
+//! quicker.
 
 use pgseal::catalog::{
-    BackupRow, Cancelled, Catalog, CatalogError, Claim, Compared, Ended, Ending, Health, JobStatus,
-    Lease, Renewed, Report, RestoreFacts, Safety, Settlement, Task,
+    Cancelled, CatalogError, Claim, Compared, Ended, Ending, Health, JobStatus, Lease, Renewed,
+    Report, RestoreFacts, Safety, Settlement, Task,
 };
 use pgseal::model::ids::{BackupId, RestoreId};
-use pgseal::model::manifest::Manifest;
 
 use crate::harness::catalog::{
     LEASE, backup_of, catalog_in, complete, is_manifest_s, manifest, restore_of, status, taken,
     with_safety,
 };
-use crate::harness::link::Link;
 use crate::harness::postgres::{Database, Postgres};
 use crate::harness::scale;
 

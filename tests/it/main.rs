@@ -13,6 +13,7 @@
 )]
 
 mod catalog;
+mod catalog_faults;
 mod catalog_import;
 mod catalog_in_target;
 mod catalog_migrate;
