@@ -1,4 +1,4 @@
-//! The names of RQ's keys. Made here alone.
+//! The names of RQ's keys. Made here, and once more for the scripts, which cannot see this, in `lua/prelude.lua`.
 
 use super::names::{ExecutionId, JobId, QueueName, WorkerName};
 
@@ -60,6 +60,12 @@ impl Keys {
         Self {
             prefix: prefix.to_owned(),
         }
+    }
+
+    /// What all of them begin with, without the colon.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// A set: the key of each queue's list.
