@@ -31,6 +31,7 @@
 //! - Only `pg::inspect` sends SQL to a user's database, only `catalog` to our own tables. Only `config` reads the environment.
 //! - What must never be true of a job is impossible in the catalog's SQL; leases and times there are by its clock.
 //! - Secrets are types that cannot print. No secret stands in an argument or in a child's environment.
+//! - `queue` alone speaks to Redis, and each change of state there is one script (`src/queue/lua`).
 //! - `queue` reads pickles as data within limits; nothing that stands in Redis is executed, and no error repeats it.
 //! - Plain bytes are never written to a disk, except where `fetch` was told to; nor is our memory, by a core dump.
 //! - Nothing reaches a database or an output before the whole message was decrypted once and found authentic.
