@@ -11,7 +11,7 @@ use super::payload;
 use super::rq::job_hash::{JobHash, Status};
 use super::rq::keys;
 use super::rq::moment;
-use super::rq::names::{JobId, QueueName};
+use super::rq::names::{JobId, QueueName, WorkerName};
 use super::rq::outcome::{Outcome, OutcomeKind};
 use super::script;
 use super::value::Value;
@@ -186,6 +186,41 @@ impl Queue {
         verdict: &Verdict,
         now: OffsetDateTime,
     ) -> Result<Settled, QueueError> {
+        self.settle(abandoned, None, verdict, now).await
+    }
+
+    /// Settles a job whose worker is known to be dead, although Redis may still believe in it for a minute. A job that
+    /// another worker has by now is left alone.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn abandon_of(
+        &self,
+        worker: &WorkerName,
+        job_id: &JobId,
+        verdict: &Verdict,
+        now: OffsetDateTime,
+    ) -> Result<Settled, QueueError> {
+        let hash = self.job(job_id).await?;
+        let Some(queue) = hash.as_ref().and_then(|hash| hash.origin.clone()) else {
+            return Ok(Settled::Gone);
+        };
+        let abandoned = Abandoned {
+            member: job_id.to_string(),
+            job_id: job_id.clone(),
+            queue,
+            hash,
+        };
+        self.settle(&abandoned, Some(worker), verdict, now).await
+    }
+
+    async fn settle(
+        &self,
+        abandoned: &Abandoned,
+        dead: Option<&WorkerName>,
+        verdict: &Verdict,
+        now: OffsetDateTime,
+    ) -> Result<Settled, QueueError> {
         let as_rq = format!(
             "Moved to FailedJobRegistry, due to AbandonedJobError, at {}",
             moment::date(now)
@@ -214,6 +249,7 @@ impl Queue {
             .with("id", abandoned.job_id.as_str())
             .with("member", &abandoned.member)
             .with("queue", abandoned.queue.as_str())
+            .with("dead", dead.map_or("", WorkerName::as_str))
             .with("date", moment::date(now));
         let arguments = of_ending(arguments, &ending, &outcome);
         let mut answer = self
@@ -228,6 +264,22 @@ impl Queue {
             "gone" => Ok(Settled::Gone),
             _ => Err(answer.unexpected()),
         }
+    }
+
+    /// The jobs of a queue that wait for other jobs.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn deferred(&self, queue: &QueueName) -> Result<Vec<JobId>, QueueError> {
+        let operation = "list the deferred jobs";
+        let mut command = redis::cmd("ZRANGE");
+        let registry = self.keys().registry(keys::Registry::Deferred, queue);
+        command.arg(registry).arg(0).arg(LIMIT);
+        let value = self.command(operation, &command).await?;
+        let ids: Vec<Vec<u8>> =
+            redis::from_redis_value(value).map_err(|_| QueueError::Protocol { operation })?;
+        let texts = ids.iter().filter_map(|id| str::from_utf8(id).ok());
+        Ok(texts.filter_map(|id| JobId::parse(id).ok()).collect())
     }
 
     async fn lock(&self, queue: &QueueName) -> Result<bool, QueueError> {

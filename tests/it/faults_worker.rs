@@ -72,8 +72,8 @@ fn a_worker_that_must_end_gives_its_job_back() {
     assert_eq!(run.code, 0, "{run}");
     assert_eq!(service.backup(id, "status || ' ' || attempt"), "pending 2");
     assert_eq!(service.job_status(&job), "queued");
-    assert_eq!(service.redis.text(&["LRANGE", "rq:queue:backups", "0", "-1"]), job);
-    assert_eq!(service.redis.text(&["SCARD", "rq:workers"]), "0");
+    assert_eq!(service.ask(&["LRANGE", "rq:queue:backups", "0", "-1"]), job);
+    assert_eq!(service.ask(&["SCARD", "rq:workers"]), "0");
     assert_eq!(service.pgseal.stored(), Vec::<String>::new());
     gate.open();
     service.burst();
@@ -90,7 +90,7 @@ fn a_second_signal_waits_for_no_grace() {
     gate.until_somebody_waits();
     worker.signal(Signal::TERM);
     until("the request to be seen", || {
-        service.redis.text(&["HEXISTS", "rq:worker:leaving", "shutdown_requested_date"]) == "1"
+        service.ask(&["HEXISTS", "rq:worker:leaving", "shutdown_requested_date"]) == "1"
     });
     assert_eq!(service.backup(id, "status"), "running");
     let asked = Instant::now();
@@ -143,7 +143,7 @@ fn a_stop_command_ends_its_dump_within_seconds_and_no_other() {
     let (id, job) = service.enqueue_backup();
     let worker = service.worker("at-work");
     gate.until_somebody_waits();
-    let publish = |message: &str| service.redis.text(&["PUBLISH", "rq:pubsub:at-work", message]);
+    let publish = |message: &str| service.ask(&["PUBLISH", "rq:pubsub:at-work", message]);
     publish("garbage");
     publish(r#"{"command": "stop-job", "job_id": "another"}"#);
     assert_eq!(service.backup(id, "status"), "running");
@@ -152,7 +152,7 @@ fn a_stop_command_ends_its_dump_within_seconds_and_no_other() {
     service.until_backup(id, "cancelled");
     service.until_job(&job, "stopped");
     assert!(asked.elapsed() < SECONDS, "{:?}", asked.elapsed());
-    assert_ne!(service.redis.text(&["ZSCORE", "rq:failed:backups", &job]), "");
+    assert_ne!(service.ask(&["ZSCORE", "rq:failed:backups", &job]), "");
     publish(r#"{"command": "shutdown"}"#);
     assert_eq!(worker.wait().code, 0);
 }
@@ -204,7 +204,7 @@ fn a_worker_that_lost_its_lease_changes_nothing() {
 fn jobs_that_redis_lost_are_made_again() {
     let service = Service::start();
     let (id, job) = service.enqueue_backup();
-    service.redis.text(&["FLUSHALL"]);
+    service.ask(&["FLUSHALL"]);
     let worker = service.worker("alone");
     service.until_backup(id, "completed");
     service.until_job(&job, "finished");
@@ -215,13 +215,13 @@ fn jobs_that_redis_lost_are_made_again() {
 /// Row 44: a request is kept where Redis is down.
 #[test]
 fn a_request_without_redis_waits_in_the_catalog() {
-    let mut service = Service::start();
+    let service = Service::start();
     service.redis.kill();
     let asked = service.pgseal.json(&["enqueue", "backup"]);
     assert_eq!(asked["queued"], serde_json::json!(false));
     let id = asked["backup_id"].as_i64().unwrap();
     assert_eq!(service.backup(id, "status"), "pending");
-    service.redis.restart();
+    service.redis.run();
     let worker = service.worker("alone");
     service.until_backup(id, "completed");
     worker.signal(Signal::TERM);
@@ -231,14 +231,14 @@ fn a_request_without_redis_waits_in_the_catalog() {
 /// Row 45: Redis goes away while a job runs.
 #[test]
 fn a_job_goes_on_without_redis() {
-    let (mut service, gate) = Service::with_gate();
+    let (service, gate) = Service::with_gate();
     let (id, _) = service.enqueue_backup();
     let worker = service.worker("alone");
     gate.until_somebody_waits();
     service.redis.kill();
     gate.open();
     service.until_backup(id, "completed");
-    service.redis.restart();
+    service.redis.run();
     // And takes the next one once Redis is back, which has forgotten the first.
     let (next, job) = service.enqueue_backup();
     service.until_backup(next, "completed");
@@ -267,13 +267,13 @@ fn no_job_ends_a_worker_or_is_executed() {
     ];
     for (job, data) in payloads {
         let key = format!("rq:job:{job}");
-        service.redis.text(&[
+        service.ask(&[
             "HSET", &key, "data", data, "origin", "backups", "status", "queued", "created_at",
             "2026-11-23T22:21:26.535286Z",
         ]);
-        service.redis.text(&["RPUSH", "rq:queue:backups", job]);
+        service.ask(&["RPUSH", "rq:queue:backups", job]);
     }
-    service.redis.text(&["RPUSH", "rq:queue:backups", "no-such-hash", "no:job:id"]);
+    service.ask(&["RPUSH", "rq:queue:backups", "no-such-hash", "no:job:id"]);
     let (id, job) = service.enqueue_backup();
     service.burst();
     for (job, _) in payloads {
@@ -282,5 +282,5 @@ fn no_job_ends_a_worker_or_is_executed() {
     assert!(!proof.exists());
     assert_eq!(service.backup(id, "status"), "completed");
     assert_eq!(service.job_status(&job), "finished");
-    assert_eq!(service.redis.text(&["LLEN", "rq:queue:backups"]), "0");
+    assert_eq!(service.ask(&["LLEN", "rq:queue:backups"]), "0");
 }

@@ -12,6 +12,10 @@
     reason = "tests start servers, look at the clock, wait, and end at the first thing that is not as it should be"
 )]
 
+mod api;
+mod api_contract;
+mod api_hostile;
+mod api_tokens;
 mod catalog;
 mod catalog_import;
 mod catalog_in_target;

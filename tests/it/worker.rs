@@ -32,9 +32,9 @@ fn a_backup_that_was_asked_for_is_made_and_recorded_everywhere() {
     );
     assert_eq!(row, expected);
     assert_eq!(service.job_status(&job), "finished");
-    assert_eq!(service.redis.text(&["LLEN", "rq:queue:backups"]), "0");
-    assert_eq!(service.redis.text(&["ZCARD", "rq:wip:backups"]), "0");
-    assert_eq!(service.redis.text(&["SCARD", "rq:workers"]), "0");
+    assert_eq!(service.ask(&["LLEN", "rq:queue:backups"]), "0");
+    assert_eq!(service.ask(&["ZCARD", "rq:wip:backups"]), "0");
+    assert_eq!(service.ask(&["SCARD", "rq:workers"]), "0");
     assert_eq!(service.pgseal.leftovers(), Vec::<String>::new());
     service.pgseal.ok(&["verify", "latest"]);
 }
@@ -100,8 +100,8 @@ fn a_job_whose_row_is_not_pending_does_nothing() {
     service.burst();
     let keys = service.pgseal.stored();
     // Requeued as rq does it, and once more under another id.
-    service.redis.text(&["HSET", &format!("rq:job:{job}"), "status", "queued"]);
-    service.redis.text(&["RPUSH", "rq:queue:backups", &job]);
+    service.ask(&["HSET", &format!("rq:job:{job}"), "status", "queued"]);
+    service.ask(&["RPUSH", "rq:queue:backups", &job]);
     service.burst();
     assert_eq!(service.pgseal.stored(), keys);
     assert_eq!(service.job_status(&job), "finished");
@@ -163,7 +163,7 @@ fn a_worker_does_not_start_on_what_it_does_not_know() {
     };
     let mut pgseal = Pgseal::new();
     fails(&pgseal, "no Redis was named");
-    pgseal.set("REDIS_URL", service.redis.url());
+    pgseal.set("REDIS_URL", format!("redis://127.0.0.1:{}/0", service.redis.port));
     pgseal.set("DATABASE_URL", &service.database.url);
     let empty = Postgres::shared().create_database("unmigrated");
     pgseal.set("CATALOG_DATABASE_URL", &empty.url);

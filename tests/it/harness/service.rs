@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::cli::{Pgseal, Running, clients};
 use super::fixture;
 use super::postgres::{Database, Postgres};
-use super::redis::Redis;
+use super::redis::{Redis, RedisDatabase};
 use super::somebody::until;
 
 /// Everything around a worker. Each test has its own.
@@ -26,11 +26,11 @@ impl Service {
         let server = Postgres::shared();
         let database = server.database_from("job", &fixture("bulk.sql"), &["rows=2000"]);
         let catalog = server.create_database("catalog");
-        let redis = Redis::start();
+        let redis = Redis::start(&[]);
         let mut pgseal = Pgseal::new();
         pgseal.set("DATABASE_URL", &database.url);
         pgseal.set("CATALOG_DATABASE_URL", &catalog.url);
-        pgseal.set("REDIS_URL", redis.url());
+        pgseal.set("REDIS_URL", format!("redis://127.0.0.1:{}/0", redis.port));
         // What takes minutes in life takes seconds here.
         for (name, seconds) in [("HEARTBEAT", "1"), ("MAINTENANCE", "1"), ("LEASE", "5")] {
             pgseal.set(&format!("BACKUP_WORKER_{name}_SECONDS"), seconds);
@@ -97,9 +97,16 @@ impl Service {
     pub fn worker(&self, name: &str) -> Running {
         let worker = self.pgseal.start(&["worker", "-v", "--name", name]);
         until("a worker's registration", || {
-            self.redis.text(&["EXISTS", &format!("rq:worker:{name}")]) == "1"
+            self.ask(&["EXISTS", &format!("rq:worker:{name}")]) == "1"
         });
         worker
+    }
+
+    /// What Redis answers, as text: nothing is empty, and each item of a list is a line.
+    pub fn ask(&self, command: &[&str]) -> String {
+        // Anew each time, because tests take the server away.
+        let database = RedisDatabase::of(format!("redis://127.0.0.1:{}/0", self.redis.port));
+        text(&database.ask(command))
     }
 
     /// A column of a backup's row.
@@ -123,7 +130,7 @@ impl Service {
 
     /// The status that RQ's tools show.
     pub fn job_status(&self, job: &str) -> String {
-        self.redis.text(&["HGET", &format!("rq:job:{job}"), "status"])
+        self.ask(&["HGET", &format!("rq:job:{job}"), "status"])
     }
 
     /// Waits until RQ's tools show this status.
@@ -158,5 +165,16 @@ impl Gate {
     /// Lets this dump and every later one through.
     pub fn open(&self) {
         std::fs::write(&self.go, "").unwrap();
+    }
+}
+
+fn text(value: &redis::Value) -> String {
+    match value {
+        redis::Value::Nil => String::new(),
+        redis::Value::Int(number) => number.to_string(),
+        redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        redis::Value::SimpleString(text) => text.clone(),
+        redis::Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join("\n"),
+        other => format!("{other:?}"),
     }
 }
