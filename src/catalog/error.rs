@@ -160,10 +160,10 @@ impl CatalogError {
                 }
                 _ => false,
             },
-            Self::Query {
-                source: sqlx::Error::Database(error),
-                ..
-            } => error.code().is_some_and(|code| by_code(&code)),
+            Self::Query { source, .. } => match source {
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| by_code(&code)),
+                source => is_lost_connection(source),
+            },
             _ => false,
         }
     }
@@ -192,4 +192,17 @@ impl CatalogError {
             _ => None,
         }
     }
+}
+
+/// Whether the connection ended, or there was none to be had.
+pub(super) const fn is_lost_connection(source: &sqlx::Error) -> bool {
+    matches!(
+        source,
+        sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+    )
 }

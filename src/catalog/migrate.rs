@@ -162,12 +162,11 @@ async fn apply(session: &mut PgConnection, single: &Connection) -> Result<Vec<i6
         migrator.create_schema(schema.clone());
     }
     let ran = migrator.run_direct(None, session, false).await;
-    let after = match ran {
-        Ok(()) => applied(session).await,
-        Err(error) => Err(failed(error)),
-    };
+    // After a failure the lock goes with the session.
+    ran.map_err(failed)?;
+    let after = applied(session).await?;
     session.unlock().await.map_err(failed)?;
-    Ok(after?
+    Ok(after
         .into_iter()
         .filter(|version| !before.contains(version))
         .collect())

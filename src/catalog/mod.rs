@@ -33,6 +33,7 @@ pub use cancel::Cancelled;
 pub use deletion::{LastGood, Needed};
 pub use ending::{Compared, Dependent, Ended, Ending, RestoreFacts, Settlement};
 pub use error::CatalogError;
+use error::is_lost_connection;
 pub use lease::{Claim, Lease, Renewed, Report};
 pub use listing::{BackupFilter, LastSuccess, RestoreFilter, Slice, Statistics};
 pub use migrate::{CreateDatabase, Migrated, migrate};
@@ -144,18 +145,12 @@ impl Catalog {
 
     /// What a failed statement is called.
     fn failed(&self, doing: &'static str) -> impl Fn(sqlx::Error) -> CatalogError + use<'_> {
-        move |source| match source {
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => CatalogError::Unreachable {
-                doing,
-                to: self.describe(),
-                source,
-            },
-            source => CatalogError::Query { doing, source },
+        move |source| {
+            if is_lost_connection(&source) {
+                let to = self.describe();
+                return CatalogError::Unreachable { doing, to, source };
+            }
+            CatalogError::Query { doing, source }
         }
     }
 }

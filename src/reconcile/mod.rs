@@ -141,12 +141,11 @@ pub async fn reconcile(
     let has_row = |key: &str| rows.iter().any(|row| row.object_key == key);
     for (key, entry) in entries {
         match entry {
-            Entry::Complete(_) => {}
             Entry::Unfinished(_) => done.unfinished.push(key),
             Entry::Unreadable { .. } => done.unreadable.push(key),
             Entry::Lost(_) if !has_row(&key) => done.lost_without_row.push(key),
             Entry::Foreign(_) if !has_row(&key) => done.foreign.push(key),
-            Entry::Lost(_) | Entry::Foreign(_) => {}
+            Entry::Complete(_) | Entry::Lost(_) | Entry::Foreign(_) => {}
         }
     }
     let prefix = vault.layout.listing_prefix();

@@ -1,19 +1,16 @@
-//! The catalog's own functions: requests, claims, leases, endings, and what each does when others are quicker or the
-//! connection is cut.
-
-use std::time::Duration;
+//! The catalog's own functions: requests, claims, leases, endings, and what each does when others are
+//! quicker.
 
 use pgseal::catalog::{
-    BackupRow, Cancelled, Catalog, CatalogError, Claim, Compared, Ended, Ending, Health, JobStatus,
-    Lease, Renewed, Report, RestoreFacts, Safety, Settlement, Task,
+    Cancelled, CatalogError, Claim, Compared, Ended, Ending, Health, JobStatus, Lease, Renewed,
+    Report, RestoreFacts, Safety, Settlement, Task,
 };
 use pgseal::model::ids::{BackupId, RestoreId};
-use pgseal::model::manifest::Manifest;
 
 use crate::harness::catalog::{
-    LEASE, backup_of, catalog_in, complete, connection, manifest, restore_of, taken, with_safety,
+    LEASE, backup_of, catalog_in, complete, is_manifest_s, manifest, restore_of, status, taken,
+    with_safety,
 };
-use crate::harness::link::Link;
 use crate::harness::postgres::{Database, Postgres};
 use crate::harness::scale;
 
@@ -31,13 +28,6 @@ fn retried(error: &str) -> Ending {
     }
 }
 
-async fn status(catalog: &Catalog, task: Task) -> JobStatus {
-    match task {
-        Task::Backup(id) => catalog.backup(id).await.unwrap().unwrap().job.status,
-        Task::Restore(id) => catalog.restore(id).await.unwrap().unwrap().job.status,
-    }
-}
-
 /// The lease's time passes, without anybody waiting for it.
 fn pass(database: &Database<'_>, task: Task) {
     let table = match task {
@@ -48,39 +38,6 @@ fn pass(database: &Database<'_>, task: Task) {
         "UPDATE pgseal.{table} SET lease_until = clock_timestamp() - interval '1 ms' WHERE id = {}",
         task.number()
     ));
-}
-
-fn is_manifest_s(row: &BackupRow, manifest: &Manifest) {
-    assert_eq!(row.job.status, JobStatus::Completed);
-    assert_eq!(row.uid, Some(manifest.uid));
-    assert_eq!(row.object_key.as_ref(), Some(&manifest.object_key));
-    assert_eq!(row.store_version_id, manifest.store_version_id);
-    assert_eq!(row.database.as_ref(), Some(&manifest.database.name));
-    assert_eq!(row.server_version.as_ref(), Some(&manifest.versions.server));
-    assert_eq!(
-        row.pg_dump_version.as_ref(),
-        Some(&manifest.versions.pg_dump)
-    );
-    assert_eq!(row.pgseal_version.as_ref(), Some(&manifest.versions.pgseal));
-    assert_eq!(row.compression.as_ref(), Some(&manifest.compression));
-    assert_eq!(row.plain_bytes, Some(manifest.plain_bytes));
-    assert_eq!(row.plain_sha256, Some(manifest.plain_sha256));
-    assert_eq!(row.sealed_bytes, Some(manifest.sealed_bytes));
-    assert_eq!(row.sealed_sha256, Some(manifest.sealed_sha256));
-    assert_eq!(
-        (row.tables, row.rows, row.large_objects),
-        (Some(1), Some(7), Some(3))
-    );
-    assert_eq!(row.warnings, manifest.warnings);
-    let microseconds = |at: time::OffsetDateTime| at.unix_timestamp_nanos() / 1000;
-    assert_eq!(
-        row.snapshot_at.map(microseconds),
-        Some(microseconds(manifest.started_at))
-    );
-    assert_eq!(
-        row.stored_at.map(microseconds),
-        Some(microseconds(manifest.finished_at))
-    );
 }
 
 #[tokio::test]
@@ -247,11 +204,8 @@ async fn a_lost_lease_changes_nothing() {
     let row = catalog.request_backup(&backup_of("shop")).await.unwrap();
     let task = Task::Backup(row.id);
     let stale = taken(&catalog, task).await;
-    let early = catalog.settle_expired(
-        task,
-        stale.token,
-        &Settlement::Ended(retried("worker is gone")),
-    );
+    let gone = Settlement::Ended(retried("worker is gone"));
+    let early = catalog.settle_expired(task, stale.token, &gone);
     assert_eq!(
         early.await.unwrap(),
         Ended::Lost,
@@ -259,11 +213,7 @@ async fn a_lost_lease_changes_nothing() {
     );
     pass(&database, task);
     assert!(catalog.running().await.unwrap()[0].is_expired);
-    let settled = catalog.settle_expired(
-        task,
-        stale.token,
-        &Settlement::Ended(retried("worker is gone")),
-    );
+    let settled = catalog.settle_expired(task, stale.token, &gone);
     assert_eq!(
         settled.await.unwrap(),
         Ended::Done {
@@ -660,140 +610,4 @@ async fn a_cancelled_job_ends_at_once_or_when_its_worker_hears_of_it() {
         .await
         .unwrap();
     assert_eq!(waiting, Cancelled::AtOnce { dependents: vec![] });
-}
-
-/// Rows 57 and 58: the connection is cut at every byte of the answers to the final commit, and the caller asks again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_answer_is_lost_is_found_out() {
-    let server = Postgres::shared();
-    let database = server.create_database("catalog_commit");
-    let direct = catalog_in(&database).await;
-    let link = Link::cut_after(server.port(), u64::MAX);
-    let by_link = Catalog::open(&connection(&database.url_by(link.port)))
-        .await
-        .unwrap();
-    let (mut unanswered, mut uncommitted) = (0, 0);
-    for bytes in (1..).step_by(scale(23, 1)) {
-        let row = direct.request_backup(&backup_of("shop")).await.unwrap();
-        let lease = taken(&direct, Task::Backup(row.id)).await;
-        let manifest = manifest("shop");
-        by_link.ping().await.unwrap();
-        link.cut_after_more(bytes);
-        let first = by_link.complete_backup(&lease, &manifest).await;
-        let was_cut = link.is_cut();
-        link.mend();
-        let after_first = direct.backup(row.id).await.unwrap().unwrap().job.status;
-        if let Err(error) = &first {
-            assert!(error.is_transient(), "{error}");
-            if after_first == JobStatus::Completed {
-                unanswered += 1;
-            } else {
-                uncommitted += 1;
-            }
-            let again = by_link.complete_backup(&lease, &manifest).await.unwrap();
-            assert_eq!(
-                again,
-                Ended::Done {
-                    status: JobStatus::Completed,
-                    dependents: vec![]
-                }
-            );
-        } else {
-            assert_eq!(after_first, JobStatus::Completed);
-        }
-        is_manifest_s(&direct.backup(row.id).await.unwrap().unwrap(), &manifest);
-        if !was_cut {
-            break;
-        }
-    }
-    assert!(
-        unanswered > 0 && uncommitted > 0,
-        "{unanswered}, {uncommitted}"
-    );
-}
-
-/// Rows 55 and 56: the catalog's server cannot be reached; nothing is recorded, and the error passes.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_catalog_that_is_gone_fails_in_time_and_comes_back() {
-    let server = Postgres::shared();
-    let database = server.create_database("catalog_gone");
-    let direct = catalog_in(&database).await;
-    let row = direct.request_backup(&backup_of("running")).await.unwrap();
-    let link = Link::cut_after(server.port(), u64::MAX);
-    let by_link = Catalog::open(&connection(&database.url_by(link.port)))
-        .await
-        .unwrap();
-    let lease = taken(&by_link, Task::Backup(row.id)).await;
-    link.cut_after_more(1);
-    let asked = tokio::time::timeout(Duration::from_secs(30), async {
-        let [request, claim, renew] = [
-            by_link.request_backup(&backup_of("shop")).await.map(drop),
-            by_link
-                .claim(Task::Backup(row.id), "w", LEASE)
-                .await
-                .map(drop),
-            by_link
-                .renew(&lease, LEASE, &Report::default())
-                .await
-                .map(drop),
-        ];
-        for error in [request, claim, renew].map(Result::unwrap_err) {
-            assert!(error.is_transient(), "{error}");
-            assert!(!error.to_string().contains("dummy"), "{error}");
-        }
-    });
-    asked.await.expect("it takes too long to give up");
-    assert_eq!(direct.active("shop").await.unwrap(), None);
-    link.mend();
-    assert_eq!(
-        by_link
-            .renew(&lease, LEASE, &Report::default())
-            .await
-            .unwrap(),
-        Renewed::Held
-    );
-    by_link.request_backup(&backup_of("shop")).await.unwrap();
-}
-
-/// Row 59: nothing can be written; reading goes on, and writing fails without half of it.
-#[tokio::test]
-async fn a_catalog_that_takes_nothing_can_still_be_read() {
-    let database = Postgres::shared().create_database("catalog_read_only");
-    let catalog = catalog_in(&database).await;
-    let (row, _) = complete(&catalog, "shop").await;
-    let waiting = catalog.request_backup(&backup_of("other")).await.unwrap();
-    database.psql(&format!(
-        "ALTER DATABASE {} SET default_transaction_read_only = on",
-        database.name
-    ));
-    let catalog = Catalog::open(&connection(&database.url)).await.unwrap();
-    assert_eq!(catalog.backup(row.id).await.unwrap().unwrap().id, row.id);
-    assert_eq!(catalog.pending().await.unwrap().len(), 1);
-    for error in [
-        catalog
-            .request_backup(&backup_of("shop"))
-            .await
-            .map(drop)
-            .unwrap_err(),
-        catalog
-            .claim(Task::Backup(waiting.id), "w", LEASE)
-            .await
-            .map(drop)
-            .unwrap_err(),
-        catalog
-            .cancel(Task::Backup(waiting.id), "w")
-            .await
-            .map(drop)
-            .unwrap_err(),
-    ] {
-        let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(
-            source.contains("read-only transaction"),
-            "{error}: {source}"
-        );
-    }
-    assert_eq!(
-        status(&catalog, Task::Backup(waiting.id)).await,
-        JobStatus::Pending
-    );
 }

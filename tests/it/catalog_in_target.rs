@@ -75,7 +75,7 @@ async fn what_hangs_on_the_catalog_is_named() {
     database.psql("CREATE TABLE notes (backup bigint REFERENCES pgseal.backups)");
     database.psql("CREATE EXTENSION hstore SCHEMA pgseal");
     let said = warnings(&pgseal);
-    for name in ["view jobs", "table notes", "extension hstore"] {
+    for name in ["view public.jobs", "table public.notes", "extension hstore"] {
         assert!(said.contains(name), "{name} is not in {said}");
     }
 }

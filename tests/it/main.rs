@@ -17,6 +17,7 @@ mod api_contract;
 mod api_hostile;
 mod api_tokens;
 mod catalog;
+mod catalog_faults;
 mod catalog_import;
 mod catalog_in_target;
 mod catalog_migrate;

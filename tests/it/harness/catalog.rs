@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pgseal::catalog::{
-    BackupRequested, BackupRow, Catalog, Claim, CreateDatabase, Lease, RestoreMode,
+    BackupRequested, BackupRow, Catalog, Claim, CreateDatabase, JobStatus, Lease, RestoreMode,
     RestoreRequested, Safety, Task, migrate,
 };
 use pgseal::model::connection::Connection;
@@ -154,4 +154,46 @@ fn facts() -> DatabaseFacts {
         extensions: BTreeMap::new(),
         roles: Vec::new(),
     }
+}
+
+/// How far a job is.
+pub async fn status(catalog: &Catalog, task: Task) -> JobStatus {
+    match task {
+        Task::Backup(id) => catalog.backup(id).await.unwrap().unwrap().job.status,
+        Task::Restore(id) => catalog.restore(id).await.unwrap().unwrap().job.status,
+    }
+}
+
+/// Wants a complete row to say everything that the manifest does.
+pub fn is_manifest_s(row: &BackupRow, manifest: &Manifest) {
+    assert_eq!(row.job.status, JobStatus::Completed);
+    assert_eq!(row.uid, Some(manifest.uid));
+    assert_eq!(row.object_key.as_ref(), Some(&manifest.object_key));
+    assert_eq!(row.store_version_id, manifest.store_version_id);
+    assert_eq!(row.database.as_ref(), Some(&manifest.database.name));
+    assert_eq!(row.server_version.as_ref(), Some(&manifest.versions.server));
+    assert_eq!(
+        row.pg_dump_version.as_ref(),
+        Some(&manifest.versions.pg_dump)
+    );
+    assert_eq!(row.pgseal_version.as_ref(), Some(&manifest.versions.pgseal));
+    assert_eq!(row.compression.as_ref(), Some(&manifest.compression));
+    assert_eq!(row.plain_bytes, Some(manifest.plain_bytes));
+    assert_eq!(row.plain_sha256, Some(manifest.plain_sha256));
+    assert_eq!(row.sealed_bytes, Some(manifest.sealed_bytes));
+    assert_eq!(row.sealed_sha256, Some(manifest.sealed_sha256));
+    assert_eq!(
+        (row.tables, row.rows, row.large_objects),
+        (Some(1), Some(7), Some(3))
+    );
+    assert_eq!(row.warnings, manifest.warnings);
+    let microseconds = |at: time::OffsetDateTime| at.unix_timestamp_nanos() / 1000;
+    assert_eq!(
+        row.snapshot_at.map(microseconds),
+        Some(microseconds(manifest.started_at))
+    );
+    assert_eq!(
+        row.stored_at.map(microseconds),
+        Some(microseconds(manifest.finished_at))
+    );
 }

@@ -2,8 +2,8 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
@@ -19,6 +19,22 @@ struct State {
     /// Bytes from the server that still pass, over all connections.
     left: AtomicU64,
     cut: AtomicBool,
+    /// An answer that holds this does not pass any more, and is the last.
+    needle: Mutex<Option<&'static [u8]>>,
+    /// How often it was cut: no connection outlives a cut, however soon the link is mended.
+    cuts: AtomicU64,
+}
+
+impl State {
+    fn cut(&self) {
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a connection still stands that began after so many cuts.
+    fn holds(&self, since: u64) -> bool {
+        !self.cut.load(Ordering::SeqCst) && self.cuts.load(Ordering::SeqCst) == since
+    }
 }
 
 impl Link {
@@ -30,6 +46,8 @@ impl Link {
             server_port,
             left: AtomicU64::new(bytes),
             cut: AtomicBool::new(false),
+            cuts: AtomicU64::new(0),
+            needle: Mutex::new(None),
         });
         let of_thread = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -49,8 +67,15 @@ impl Link {
         self.state.left.store(bytes, Ordering::SeqCst);
     }
 
+    /// From here on it is cut by the first answer that holds these bytes: the server has done what it answers to, and
+    /// nobody hears of it.
+    pub fn cut_at(&self, answer: &'static [u8]) {
+        *self.state.needle.lock().unwrap() = Some(answer);
+    }
+
     /// From here on everything passes.
     pub fn mend(&self) {
+        *self.state.needle.lock().unwrap() = None;
         self.state.left.store(u64::MAX, Ordering::SeqCst);
         self.state.cut.store(false, Ordering::SeqCst);
     }
@@ -58,7 +83,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.state.cut.store(true, Ordering::SeqCst);
+        self.state.cut();
     }
 }
 
@@ -73,16 +98,17 @@ fn pass_on(state: &Arc<State>, client: TcpStream) {
         stream.set_nodelay(true).unwrap();
     }
     let (client, server) = (Arc::new(client), Arc::new(server));
+    let since = state.cuts.load(Ordering::SeqCst);
     for (from, to, counts) in [(&client, &server, false), (&server, &client, true)] {
         let (from, to, state) = (Arc::clone(from), Arc::clone(to), Arc::clone(state));
-        std::thread::spawn(move || copy(&from, &to, &state, counts));
+        std::thread::spawn(move || copy(&from, &to, (&state, since), counts));
     }
 }
 
 /// Until one side ends, or the link is cut; then both threads let go of both streams.
-fn copy(mut from: &TcpStream, mut to: &TcpStream, state: &State, counts: bool) {
+fn copy(mut from: &TcpStream, mut to: &TcpStream, (state, since): (&State, u64), counts: bool) {
     let mut buffer = [0; 16 * 1024];
-    while !state.cut.load(Ordering::SeqCst) {
+    while state.holds(since) {
         let read = match from.read(&mut buffer) {
             Ok(0) => {
                 let _gone = to.shutdown(Shutdown::Write);
@@ -94,14 +120,22 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, state: &State, counts: bool) {
             }
             Err(_) => return,
         };
+        if !state.holds(since) {
+            return;
+        }
         if counts {
             let left = state
                 .left
                 .load(Ordering::SeqCst)
                 .saturating_sub(read as u64);
             state.left.store(left, Ordering::SeqCst);
-            if left == 0 {
-                state.cut.store(true, Ordering::SeqCst);
+            let needle = *state.needle.lock().unwrap();
+            let holds = |needle: &[u8]| {
+                let mut windows = buffer[..read].windows(needle.len());
+                windows.any(|window| window == needle)
+            };
+            if left == 0 || needle.is_some_and(holds) {
+                state.cut();
                 return;
             }
         }
