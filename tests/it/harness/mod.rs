@@ -7,6 +7,8 @@ pub mod gpg;
 pub mod link;
 pub mod message;
 pub mod postgres;
+pub mod redis;
+pub mod rq;
 pub mod s3;
 pub mod seaweed;
 pub mod slow;
