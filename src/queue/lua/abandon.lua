@@ -57,4 +57,4 @@ if worker then
     try('HDEL', worker_key(worker), 'current_job')
   end
 end
-return {'written', written, unpack(released)}
+return with_ids({'written', written}, released)

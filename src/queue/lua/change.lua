@@ -78,7 +78,7 @@ function change.fail_deferred()
   for _, parent in ipairs(try('SMEMBERS', dependencies_key(id)) or {}) do
     try('SREM', dependents_key(parent), id)
   end
-  return {'done', unpack(released)}
+  return with_ids({'done'}, released)
 end
 
 return change[given.mode]()

@@ -7,7 +7,7 @@ local id, worker, queue = given.id, given.worker, given.queue
 local member = id .. ':' .. given.execution
 
 -- The worker has no job any more, however this one ended.
-local function leave(counted)
+local function leave(counted, mine_until_now)
   local name = worker_key(worker)
   try('SREM', worker_executions_key(worker), member)
   if type_of(name) ~= 'hash' or redis.call('HEXISTS', name, 'birth') == 0 then
@@ -19,8 +19,11 @@ local function leave(counted)
     try('HDEL', name, 'current_job')
     try('HSET', name, 'current_job_working_time', '0', 'state', 'idle')
   end
-  try('HSET', name, 'last_heartbeat', given.date, 'settled_execution', given.execution)
+  try('HSET', name, 'last_heartbeat', given.date)
   try('EXPIRE', name, given.ttl)
+  if mine_until_now then
+    try('HSET', name, 'settled_execution', given.execution)
+  end
   if counted ~= 'nothing' then
     try('HINCRBY', name, counted == 'success' and 'successful_job_count' or 'failed_job_count', 1)
     try('HINCRBYFLOAT', name, 'total_working_time', given.working_time)
@@ -37,8 +40,8 @@ local status = mine and get(id, 'status')
 if status == 'started' then
   local written, released = settle[given.ending](id, queue)
   forget_executions(id, queue)
-  leave(given.counts)
-  return {'written', written, unpack(released)}
+  leave(given.counts, true)
+  return with_ids({'written', written}, released)
 end
 
 -- Not this worker's any more: the job is as somebody else left it, and only what is this run's own goes.
@@ -52,5 +55,5 @@ try('DEL', execution_key(id, given.execution))
 if not is_job(id) then
   try('ZREM', key('wip', queue), id)
 end
-leave('nothing')
+leave('nothing', false)
 return {status == 'canceled' and 'canceled' or 'lost'}

@@ -71,6 +71,14 @@ local function schedule(id, queue, seconds)
   try('PERSIST', job_key(id))
 end
 
+-- An answer that ends with ids; `unpack` ends the script where there are some thousands of them.
+local function with_ids(words, ids)
+  for _, id in ipairs(ids) do
+    table.insert(words, id)
+  end
+  return words
+end
+
 local settle = {}
 
 function settle.success(id, queue)

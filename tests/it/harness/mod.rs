@@ -10,6 +10,7 @@ pub mod link;
 pub mod message;
 pub mod postgres;
 pub mod redis;
+pub mod rq;
 pub mod s3;
 pub mod seaweed;
 pub mod service;
