@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::service::Service;
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
-use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, QueueArgs, TokenArgs};
+use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, QueueArgs, JwtArgs};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -30,7 +30,7 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     api: ApiArgs,
     #[command(flatten)]
-    tokens: TokenArgs,
+    tokens: JwtArgs,
     #[command(flatten)]
     queue: QueueArgs,
 }
@@ -93,7 +93,7 @@ struct ListenError {
 }
 
 /// What the settings say of tokens.
-pub(super) fn rules(tokens: &TokenArgs) -> TokenRules {
+pub(super) fn rules(tokens: &JwtArgs) -> TokenRules {
     let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     TokenRules {
         signature: match tokens.jwt_algorithm {

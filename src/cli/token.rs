@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Context;
 use super::serve::rules;
 use crate::api;
-use crate::config::TokenArgs as Tokens;
+use crate::config::JwtArgs;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -26,7 +26,7 @@ pub(super) struct TokenArgs {
     #[arg(long, value_name = "HOURS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=24 * 365))]
     hours: u16,
     #[command(flatten)]
-    tokens: Tokens,
+    tokens: JwtArgs,
 }
 
 #[derive(Serialize)]

@@ -59,7 +59,7 @@ pub enum ConfirmArg {
 /// JWT_SECRET_FILE and JWT_PUBLIC_KEY_FILE name.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Tokens")]
-pub struct TokenArgs {
+pub struct JwtArgs {
     /// The one algorithm that tokens are signed with; never the token's own choice
     #[arg(
         long,
@@ -109,7 +109,7 @@ pub enum AlgorithmArg {
     EdDsa,
 }
 
-impl TokenArgs {
+impl JwtArgs {
     /// What tokens are checked with: the secret for HS256, else the public key's PEM.
     ///
     /// # Errors

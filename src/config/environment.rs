@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ApiArgs, ConfigError, QueueArgs, Settings, TokenArgs, WorkerTimes};
+use super::{ApiArgs, ConfigError, QueueArgs, Settings, JwtArgs, WorkerTimes};
 
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -32,7 +32,7 @@ pub(super) fn every_name_is_known() -> Result<(), ConfigError> {
     let settings = Settings::augment_args(clap::Command::default());
     // Every command knows all settings: one environment often serves several.
     let settings = WorkerTimes::augment_args(QueueArgs::augment_args(settings));
-    let settings = TokenArgs::augment_args(ApiArgs::augment_args(settings));
+    let settings = JwtArgs::augment_args(ApiArgs::augment_args(settings));
     let known: Vec<String> = settings
         .get_arguments()
         .filter_map(|argument| argument.get_env()?.to_str())

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, TokenArgs};
+pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
 pub use catalog::catalog_address;
 pub use database::{connection, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
