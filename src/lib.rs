@@ -17,7 +17,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 7 | `main`, [`cli`]: one file for each command, what it prints, exit codes |
-//! | 6 | [`worker`]: takes jobs from the queue and settles them |
+//! | 6 | [`api`]: what administrators ask for, over HTTP · [`worker`]: takes jobs from the queue and settles them |
 //! | 5 | [`config`]: settings, and what they build |
 //! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup · [`dispatch`]: asking for them · [`reconcile`]: bucket and catalog |
 //! | 3 | [`vault`]: finding, fetching and proving what is in a store |
@@ -31,11 +31,14 @@
 //! - Only `pg::inspect` sends SQL to a user's database, only `catalog` to our own tables. Only `config` reads the environment.
 //! - What must never be true of a job is impossible in the catalog's SQL; leases and times there are by its clock.
 //! - Secrets are types that cannot print. No secret stands in an argument or in a child's environment.
+//! - `queue` alone speaks to Redis, and each change of state there is one script (`src/queue/lua`).
 //! - `queue` reads pickles as data within limits; nothing that stands in Redis is executed, and no error repeats it.
 //! - Plain bytes are never written to a disk, except where `fetch` was told to; nor is our memory, by a core dump.
 //! - Nothing reaches a database or an output before the whole message was decrypted once and found authentic.
+//! - `api` never runs a backup or a restore: it reads, enqueues, and hands sealed objects out. What is no open path needs a token.
 //! - The time and randomness are arguments; `main` has the one clock.
 
+pub mod api;
 pub mod backup;
 pub mod catalog;
 pub mod cli;

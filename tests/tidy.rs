@@ -50,6 +50,7 @@ const OWNERS: &[(&str, &[&str])] = &[
         &["src/seal/openpgp.rs", "src/seal/framing.rs"],
     ),
     ("aws_sdk_s3", &["src/store/"]),
+    ("redis::", &["src/queue/"]),
     (
         "sqlx::",
         &[

@@ -1,5 +1,6 @@
 //! Ending a job that somebody does not want any more.
 
+use super::audit::ACCEPTED;
 use super::ending::{Dependent, dependents_in};
 use super::read::{backup_in, restore_in};
 use super::rows::{JobStatus, Task};
@@ -80,6 +81,9 @@ impl Catalog {
                 status.map_or(Cancelled::Missing, Cancelled::Ended)
             }
         };
+        if matches!(cancelled, Cancelled::AtOnce { .. } | Cancelled::Requested) {
+            self.record_here(&mut transaction, task, ACCEPTED).await?;
+        }
         transaction.commit().await.map_err(self.failed(doing))?;
         Ok(cancelled)
     }

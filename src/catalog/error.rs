@@ -1,5 +1,6 @@
 //! Why the catalog could not do its part, each with what to do next.
 
+use super::deletion::Needed;
 use super::rows::Active;
 use crate::model::ids::BackupId;
 use crate::reach::ReachError;
@@ -117,6 +118,17 @@ pub enum CatalogError {
         /// The column.
         column: &'static str,
     },
+    /// Something still needs the backup.
+    #[error("backup {backup} is not deleted: {why}")]
+    Needed {
+        /// Which.
+        backup: BackupId,
+        /// What needs it.
+        why: Needed,
+    },
+    /// Another request took this one's key a moment ago.
+    #[error("another request has the same key")]
+    KeyTaken,
     /// A row that is to be taken over cannot be.
     #[error("{0}")]
     NotTaken(String),

@@ -8,15 +8,19 @@
 //! schema when this is compiled; `./dev sqlx` keeps what that needs in `.sqlx`.
 
 mod adopt;
+mod audit;
 mod cancel;
+mod deletion;
 mod ending;
 mod error;
 mod lease;
+mod listing;
 mod migrate;
 mod read;
 mod request;
 mod rows;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -24,11 +28,14 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, Postgres, Transaction};
 
 pub use adopt::{Adopted, ImportedBackup, KnownObject};
+pub use audit::{ACCEPTED, Act, AuditFilter, AuditRow, KnownKey, RequestKey};
 pub use cancel::Cancelled;
+pub use deletion::{LastGood, Needed};
 pub use ending::{Compared, Dependent, Ended, Ending, RestoreFacts, Settlement};
 pub use error::CatalogError;
 use error::is_lost_connection;
 pub use lease::{Claim, Lease, Renewed, Report};
+pub use listing::{BackupFilter, LastSuccess, RestoreFilter, Slice, Statistics};
 pub use migrate::{CreateDatabase, Migrated, migrate};
 pub use request::{BackupRequested, RestoreRequested, Safety};
 pub use rows::{
@@ -44,15 +51,19 @@ const CONNECTIONS_MAX: u32 = 4;
 /// How long a statement waits for a connection. A lease is renewed several times before it ends, so that one such wait
 /// does not cost it.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Nothing here reads or writes more than some thousand rows; what takes longer hangs.
+/// A filter that is not set is none in the plan either: so each plan is made for its values, which costs less than a
+/// wrong one. Nothing here reads or writes more than some thousand rows; what takes longer hangs.
 const SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
-    SET idle_in_transaction_session_timeout = '60s'; SET search_path = pg_catalog";
+    SET idle_in_transaction_session_timeout = '60s'; SET search_path = pg_catalog; \
+    SET plan_cache_mode = force_custom_plan";
 
 /// The catalog, open and in a form that this program knows. Clones share its connections.
 #[derive(Clone)]
 pub struct Catalog {
     pool: PgPool,
     connection: Connection,
+    /// What is recorded beside each change.
+    act: Option<Arc<Act>>,
 }
 
 impl Catalog {
@@ -79,6 +90,7 @@ impl Catalog {
         let catalog = Self {
             pool,
             connection: connection.clone(),
+            act: None,
         };
         let mut session = catalog.session("open the catalog").await?;
         migrate::require_known_form(&mut session, &catalog.describe()).await?;

@@ -44,6 +44,70 @@ macro_rules! job_facts {
     };
 }
 
+/// A backup's row out of a statement's.
+macro_rules! backup_row {
+    ($id:expr, $row:ident, $strange:ident) => {
+        BackupRow {
+            id: $id,
+            kind: kind(&$row.kind).ok_or_else(|| $strange("kind"))?,
+            origin: Origin::parse(&$row.origin).ok_or_else(|| $strange("origin"))?,
+            labels: labels($row.labels).ok_or_else(|| $strange("labels"))?,
+            uid: $row.uid.map(Uid::from),
+            plain_sha256: digest($row.plain_sha256),
+            sealed_sha256: digest($row.sealed_sha256),
+            plain_bytes: $row.plain_bytes.map(i64::unsigned_abs),
+            sealed_bytes: $row.sealed_bytes.map(i64::unsigned_abs),
+            tables: $row.tables.map(i32::unsigned_abs),
+            rows: $row.rows.map(i64::unsigned_abs),
+            large_objects: $row.large_objects.map(i64::unsigned_abs),
+            proof: ProofState::parse(&$row.proof).ok_or_else(|| $strange("proof"))?,
+            health: Health::parse(&$row.health).ok_or_else(|| $strange("health"))?,
+            deletion: Deletion::parse(&$row.deletion).ok_or_else(|| $strange("deletion"))?,
+            job: job_facts!($row, $strange),
+            target: $row.target,
+            requested_by: $row.requested_by,
+            excluded_table_data: $row.excluded_table_data,
+            object_key: $row.object_key,
+            store_version_id: $row.store_version_id,
+            database: $row.database,
+            server_version: $row.server_version,
+            pg_dump_version: $row.pg_dump_version,
+            pgseal_version: $row.pgseal_version,
+            compression: $row.compression,
+            warnings: $row.warnings,
+            snapshot_at: $row.snapshot_at,
+            stored_at: $row.stored_at,
+            proof_reason: $row.proof_reason,
+            proof_at: $row.proof_at,
+            health_reason: $row.health_reason,
+            health_at: $row.health_at,
+            locked_until: $row.locked_until,
+        }
+    };
+}
+
+/// A restore's row out of a statement's.
+macro_rules! restore_row {
+    ($id:expr, $row:ident, $strange:ident) => {
+        RestoreRow {
+            id: $id,
+            backup_id: BackupId::new($row.backup_id).ok_or_else(|| $strange("backup_id"))?,
+            safety_backup_id: $row.safety_backup_id.and_then(BackupId::new),
+            mode: RestoreMode::parse(&$row.mode).ok_or_else(|| $strange("mode"))?,
+            compared_tables: $row.compared_tables.map(i32::unsigned_abs),
+            compared_rows: $row.compared_rows.map(i64::unsigned_abs),
+            plain_bytes: $row.plain_bytes.map(i64::unsigned_abs),
+            job: job_facts!($row, $strange),
+            target: $row.target,
+            requested_by: $row.requested_by,
+            database: $row.database,
+            warnings: $row.warnings,
+        }
+    };
+}
+
+pub(super) use {backup_row, job_facts, restore_row};
+
 impl Catalog {
     /// A backup's row; `None` where no backup has that number.
     ///
@@ -179,6 +243,23 @@ impl Catalog {
     }
 }
 
+/// Keeps every other request for this target waiting until the transaction ends.
+pub(super) async fn lock_target(
+    session: &mut PgConnection,
+    target: &str,
+) -> Result<(), CatalogError> {
+    let doing = "wait for the target's other requests";
+    // The first key is ours alone ("pgsc"), the second the target's.
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(1885827939, hashtext($1))",
+        target
+    )
+    .execute(session)
+    .await
+    .map(drop)
+    .map_err(|source| CatalogError::Query { doing, source })
+}
+
 /// As [`Catalog::active`]; what runs before what does not, then the older one.
 pub(super) async fn active_in(
     session: &mut PgConnection,
@@ -230,42 +311,7 @@ pub(super) async fn backup_in(
         id: id.get(),
         column,
     };
-    Ok(Some(BackupRow {
-        id,
-        kind: kind(&row.kind).ok_or_else(|| strange("kind"))?,
-        origin: Origin::parse(&row.origin).ok_or_else(|| strange("origin"))?,
-        labels: labels(row.labels).ok_or_else(|| strange("labels"))?,
-        uid: row.uid.map(Uid::from),
-        plain_sha256: digest(row.plain_sha256),
-        sealed_sha256: digest(row.sealed_sha256),
-        plain_bytes: row.plain_bytes.map(i64::unsigned_abs),
-        sealed_bytes: row.sealed_bytes.map(i64::unsigned_abs),
-        tables: row.tables.map(i32::unsigned_abs),
-        rows: row.rows.map(i64::unsigned_abs),
-        large_objects: row.large_objects.map(i64::unsigned_abs),
-        proof: ProofState::parse(&row.proof).ok_or_else(|| strange("proof"))?,
-        health: Health::parse(&row.health).ok_or_else(|| strange("health"))?,
-        deletion: Deletion::parse(&row.deletion).ok_or_else(|| strange("deletion"))?,
-        job: job_facts!(row, strange),
-        target: row.target,
-        requested_by: row.requested_by,
-        excluded_table_data: row.excluded_table_data,
-        object_key: row.object_key,
-        store_version_id: row.store_version_id,
-        database: row.database,
-        server_version: row.server_version,
-        pg_dump_version: row.pg_dump_version,
-        pgseal_version: row.pgseal_version,
-        compression: row.compression,
-        warnings: row.warnings,
-        snapshot_at: row.snapshot_at,
-        stored_at: row.stored_at,
-        proof_reason: row.proof_reason,
-        proof_at: row.proof_at,
-        health_reason: row.health_reason,
-        health_at: row.health_at,
-        locked_until: row.locked_until,
-    }))
+    Ok(Some(backup_row!(id, row, strange)))
 }
 
 /// As [`Catalog::restore`], in a transaction.
@@ -292,20 +338,7 @@ pub(super) async fn restore_in(
         id: id.get(),
         column,
     };
-    Ok(Some(RestoreRow {
-        id,
-        backup_id: BackupId::new(row.backup_id).ok_or_else(|| strange("backup_id"))?,
-        safety_backup_id: row.safety_backup_id.and_then(BackupId::new),
-        mode: RestoreMode::parse(&row.mode).ok_or_else(|| strange("mode"))?,
-        compared_tables: row.compared_tables.map(i32::unsigned_abs),
-        compared_rows: row.compared_rows.map(i64::unsigned_abs),
-        plain_bytes: row.plain_bytes.map(i64::unsigned_abs),
-        job: job_facts!(row, strange),
-        target: row.target,
-        requested_by: row.requested_by,
-        database: row.database,
-        warnings: row.warnings,
-    }))
+    Ok(Some(restore_row!(id, row, strange)))
 }
 
 /// The task of a row, and how to say that it cannot be read.
@@ -323,13 +356,13 @@ pub(super) fn named(
     Ok((task.ok_or_else(|| strange("id"))?, strange))
 }
 
-fn kind(word: &str) -> Option<BackupKind> {
+pub(super) fn kind(word: &str) -> Option<BackupKind> {
     BackupKind::ALL
         .into_iter()
         .find(|kind| kind.as_str() == word)
 }
 
-fn labels(json: serde_json::Value) -> Option<BTreeMap<String, String>> {
+pub(super) fn labels(json: serde_json::Value) -> Option<BTreeMap<String, String>> {
     serde_json::from_value(json).ok()
 }
 
@@ -338,6 +371,6 @@ pub(super) fn digest(bytes: Option<Vec<u8>>) -> Option<Sha256> {
     bytes?.try_into().ok().map(Sha256)
 }
 
-fn whole_seconds(seconds: i32) -> Duration {
+pub(super) fn whole_seconds(seconds: i32) -> Duration {
     Duration::from_secs(u64::from(seconds.unsigned_abs()))
 }

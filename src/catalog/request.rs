@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
-use super::read::{active_in, backup_in, restore_in};
-use super::rows::{BackupRow, Deletion, Health, JobStatus, RestoreMode, RestoreRow};
+use super::audit::ACCEPTED;
+use super::read::{active_in, backup_in, lock_target, restore_in};
+use super::rows::{BackupRow, Deletion, Health, JobStatus, RestoreMode, RestoreRow, Task};
 use super::{Catalog, CatalogError, counted_small};
 use crate::model::ids::{BackupId, RestoreId};
 use crate::model::kind::BackupKind;
@@ -89,6 +90,8 @@ impl Catalog {
         require_idle(&mut transaction, &request.target).await?;
         let id = insert_backup(&mut transaction, request).await?;
         let row = backup_in(&mut transaction, id).await?;
+        self.record_here(&mut transaction, Task::Backup(id), ACCEPTED)
+            .await?;
         transaction.commit().await.map_err(self.failed(doing))?;
         row.ok_or(CatalogError::NoSuchBackup(id))
     }
@@ -158,6 +161,8 @@ impl Catalog {
         let safety_id = safety.as_ref().map(|row| row.id);
         let id = insert_restore(&mut transaction, request, safety_id).await?;
         let row = restore_in(&mut transaction, id).await?;
+        self.record_here(&mut transaction, Task::Restore(id), ACCEPTED)
+            .await?;
         transaction.commit().await.map_err(self.failed(doing))?;
         let row = row.ok_or(CatalogError::Row {
             table: "restore",
@@ -170,15 +175,7 @@ impl Catalog {
 
 /// Keeps every other request for this target waiting until the transaction ends, and refuses where it has a job.
 async fn require_idle(session: &mut PgConnection, target: &str) -> Result<(), CatalogError> {
-    let doing = "look whether the target is busy";
-    // The first key is ours alone ("pgsc"), the second the target's.
-    sqlx::query!(
-        "SELECT pg_advisory_xact_lock(1885827939, hashtext($1))",
-        target
-    )
-    .execute(&mut *session)
-    .await
-    .map_err(|source| CatalogError::Query { doing, source })?;
+    lock_target(session, target).await?;
     match active_in(session, target).await? {
         None => Ok(()),
         Some(active) => Err(CatalogError::TargetBusy {

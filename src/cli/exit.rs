@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use crate::api::KeyError;
 use crate::backup::BackupError;
 use crate::catalog::CatalogError;
 use crate::config::ConfigError;
@@ -82,7 +83,7 @@ impl ExitStatus {
         if error.is::<UsageError>() {
             return Self::Usage;
         }
-        if error.is::<ConfigError>() || error.is::<ProblemsFound>() {
+        if error.is::<ConfigError>() || error.is::<KeyError>() || error.is::<ProblemsFound>() {
             return Self::Unprepared;
         }
         if let Some(error) = error.downcast_ref::<VaultError>() {

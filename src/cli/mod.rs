@@ -14,9 +14,11 @@ mod migrate;
 mod output;
 mod progress;
 mod restore;
+mod serve;
 mod service;
 mod show;
 mod signals;
+mod token;
 mod verify;
 mod worker;
 
@@ -65,6 +67,8 @@ enum Command {
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
     Doctor(doctor::DoctorArgs),
+    Serve(Box<serve::ServeArgs>),
+    Token(Box<token::TokenArgs>),
     Worker(Box<worker::WorkerArgs>),
     Enqueue(Box<enqueue::EnqueueArgs>),
     Migrate(migrate::MigrateArgs),
@@ -135,6 +139,10 @@ impl Cli {
                 let stop = Stop::default();
                 signals::until_stopped(arguments.run(&context, &stop), || stop.request()).await
             }
+            Command::Serve(arguments) => {
+                let served = arguments.run(&context, &cancel);
+                signals::until_stopped(served, || cancel.cancel()).await
+            }
             command => signals::until_done(command.run(&context), &cancel).await,
         }
     }
@@ -154,8 +162,10 @@ impl Command {
             Self::Delete(arguments) => context.leave(arguments.run(context)).await,
             Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
             Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,
-            // Told apart before, because it ends in two steps.
+            // Told apart before, because they end in steps.
             Self::Worker(arguments) => arguments.run(context, &Stop::default()).await,
+            Self::Serve(arguments) => arguments.run(context, &context.cancel).await,
+            Self::Token(arguments) => arguments.run(context),
             Self::Migrate(arguments) => context.leave(arguments.run(context)).await,
             Self::Catalog(arguments) => context.leave(arguments.run(context)).await,
         }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::Args as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ConfigError, QueueArgs, Settings, WorkerTimes};
+use super::{ApiArgs, ConfigError, QueueArgs, Settings, JwtArgs, WorkerTimes};
 
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Settings that are no flags, because they hold secrets.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 11] = [
     "BACKUP_GPG_PASSPHRASE",
     "BACKUP_S3_SECRET_ACCESS_KEY",
     "BACKUP_S3_SECRET_ACCESS_KEY_FILE",
@@ -19,6 +19,10 @@ const SECRETS: [&str; 7] = [
     "CATALOG_DATABASE_URL_FILE",
     "DATABASE_URL",
     "DATABASE_URL_FILE",
+    "JWT_PUBLIC_KEY",
+    "JWT_PUBLIC_KEY_FILE",
+    "JWT_SECRET",
+    "JWT_SECRET_FILE",
 ];
 /// A name that is so many letters away from a setting's is a slip; further away, it is another program's.
 const SLIP_LETTERS_MAX: usize = 2;
@@ -28,6 +32,7 @@ pub(super) fn every_name_is_known() -> Result<(), ConfigError> {
     let settings = Settings::augment_args(clap::Command::default());
     // Every command knows all settings: one environment often serves several.
     let settings = WorkerTimes::augment_args(QueueArgs::augment_args(settings));
+    let settings = JwtArgs::augment_args(ApiArgs::augment_args(settings));
     let known: Vec<String> = settings
         .get_arguments()
         .filter_map(|argument| argument.get_env()?.to_str())
@@ -35,7 +40,8 @@ pub(super) fn every_name_is_known() -> Result<(), ConfigError> {
         .map(str::to_owned)
         .collect();
     for found in environment_names() {
-        if !found.starts_with("BACKUP_") || known.contains(&found) {
+        let is_ours = found.starts_with("BACKUP_") || found.starts_with("JWT_");
+        if !is_ours || known.contains(&found) {
             continue;
         }
         let near = |known: &&String| strsim::levenshtein(known, &found) <= SLIP_LETTERS_MAX;

@@ -4,6 +4,7 @@
 //! from a file that `…_FILE` names (its first line); both at once is an error. `prepare` belongs before clap reads a
 //! command, the rest turns what was read into what the program works with.
 
+mod api;
 mod catalog;
 mod database;
 mod environment;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
 pub use catalog::catalog_address;
 pub use database::{connection, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
@@ -112,6 +114,9 @@ pub enum ConfigError {
     /// `BACKUP_STORE` and the bucket's settings contradict each other, or half of them is missing.
     #[error("{0}")]
     Store(String),
+    /// What tokens are checked with.
+    #[error("{0}")]
+    Tokens(String),
     /// A part of the objects' names.
     #[error("BACKUP_PREFIX or BACKUP_ENVIRONMENT cannot be part of an object's name")]
     Layout(#[source] ObjectKeyError),

@@ -310,7 +310,7 @@ mod tests {
             ("redis://:canary@h:x", AddressError::Host),
             ("redis://:canary@h:0", AddressError::Host),
             ("redis://:canary@[::1", AddressError::Host),
-            ("redis://:can/ary@h:1", AddressError::Database),
+            ("redis://:can/ary@h:1", AddressError::Host),
             ("redis://:canary@h/-1", AddressError::Database),
             ("redis://:canary@h/1000000", AddressError::Database),
             ("redis://:canary%zz@h", AddressError::Encoding),

@@ -159,15 +159,12 @@ impl Queue {
 
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), RedisError> {
         let mut link = self.shared.link.lock().await;
-        let connection = match &link.connection {
-            Some(connection) => connection.clone(),
-            None => {
-                let connection = connect(&self.shared.client, RESPONSE_TIMEOUT).await?;
-                link.generation += 1;
-                link.connection = Some(connection.clone());
-                connection
-            }
-        };
+        if let Some(connection) = &link.connection {
+            return Ok((connection.clone(), link.generation));
+        }
+        let connection = connect(&self.shared.client, RESPONSE_TIMEOUT).await?;
+        link.generation += 1;
+        link.connection = Some(connection.clone());
         Ok((connection, link.generation))
     }
 

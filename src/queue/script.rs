@@ -142,6 +142,9 @@ fn is_unknown_script(value: &Value) -> bool {
     }
 }
 
+/// A name and a value of a hash, as they stand in Redis.
+type Field = (Vec<u8>, Vec<u8>);
+
 /// What a script answers: a word, and what belongs to it.
 pub(super) struct Answer {
     operation: &'static str,
@@ -197,7 +200,7 @@ impl Answer {
         }
     }
 
-    pub(super) fn fields(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, QueueError> {
+    pub(super) fn fields(&mut self) -> Result<Vec<Field>, QueueError> {
         let mut bytes = self.array()?.into_iter().map(|value| match value {
             Value::BulkString(bytes) => bytes,
             _ => Vec::new(),

@@ -81,12 +81,11 @@ impl Waiter {
 
     async fn look(&mut self) -> Result<Value, RedisError> {
         // Taken out for as long as it waits: a connection on which a dropped wait goes on is not used again.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let patience = Duration::from_secs(BLOCK_SECONDS.into()) + ANSWER_MARGIN;
-                connection::connect(&self.client, patience).await?
-            }
+        let mut connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            let patience = Duration::from_secs(BLOCK_SECONDS.into()) + ANSWER_MARGIN;
+            connection::connect(&self.client, patience).await?
         };
         let value = redis::cmd("BLMOVE")
             .arg(&self.key)

@@ -8,6 +8,7 @@ mod endpoint;
 mod error;
 mod local;
 mod parts;
+mod reading;
 mod retry;
 mod s3;
 mod s3_call;
@@ -25,6 +26,7 @@ pub use endpoint::PlainHttp;
 pub use error::StoreError;
 pub use local::{LocalStore, LocalUpload};
 pub use parts::PART_BYTES_FIRST;
+pub use reading::Reading;
 pub use retry::RetryPolicy;
 pub use s3::{S3Settings, S3Store};
 pub use s3_upload::S3Upload;
@@ -218,6 +220,22 @@ impl Store {
         match self {
             Self::S3(store) => Box::pin(store.fetch(head, spool_folder, counted)).await,
             Self::Local(store) => store.fetch(head).await,
+        }
+    }
+
+    /// Starts to read `bytes` bytes of an object from the byte `first` on; both must lie inside of it.
+    ///
+    /// # Errors
+    /// It is gone, was replaced since `head`, or the store fails.
+    pub async fn reading(
+        &self,
+        head: &ObjectHead,
+        first: u64,
+        bytes: u64,
+    ) -> Result<Reading, StoreError> {
+        match self {
+            Self::S3(store) => Box::pin(Reading::of_s3(store, head, first, bytes)).await,
+            Self::Local(store) => Reading::of_local(store, head, first, bytes).await,
         }
     }
 

@@ -1,4 +1,4 @@
-//! pgseal against the real thing: PostgreSQL, gpg, an S3 server, all on loopback, all ended by the test.
+//! pgseal against the real thing: PostgreSQL, gpg, an S3 server, Redis and rq, all on loopback, all ended by the test.
 //!
 //! One binary, a file for each subject; `harness` has the servers and the tools.
 
@@ -12,6 +12,10 @@
     reason = "tests start servers, look at the clock, wait, and end at the first thing that is not as it should be"
 )]
 
+mod api;
+mod api_contract;
+mod api_hostile;
+mod api_tokens;
 mod catalog;
 mod catalog_faults;
 mod catalog_import;
@@ -36,7 +40,9 @@ mod listing;
 mod majors;
 mod memory;
 mod pickle;
+mod queue;
 mod round_trip;
+mod rq_interop;
 mod seaweed;
 mod secrets;
 mod settings;

@@ -76,7 +76,12 @@ impl Link {
     /// From here on everything passes.
     pub fn mend(&self) {
         *self.state.needle.lock().unwrap() = None;
-        self.state.left.store(u64::MAX, Ordering::SeqCst);
+        self.mend_for(u64::MAX);
+    }
+
+    /// From here on so many bytes pass, before it is cut once more.
+    pub fn mend_for(&self, bytes: u64) {
+        self.state.left.store(bytes, Ordering::SeqCst);
         self.state.cut.store(false, Ordering::SeqCst);
     }
 }

@@ -1,5 +1,6 @@
 //! What tests work with: servers, the program itself, and judges that do not trust it.
 
+pub mod api;
 pub mod catalog;
 pub mod cli;
 pub mod disk;
@@ -9,6 +10,7 @@ pub mod link;
 pub mod message;
 pub mod postgres;
 pub mod redis;
+pub mod rq;
 pub mod s3;
 pub mod seaweed;
 pub mod service;

@@ -1,0 +1,591 @@
+//! Backups: listed, asked for, looked at, verified, cancelled, deleted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Api;
+use super::audit::{audited, recorded};
+use super::extract::{Asking, Id, Paging, Params, Said, first_page, is_plain, items_on_a_page};
+use super::problem::Problem;
+use super::records::{BackupRecord, Page, StatusRecord};
+use crate::catalog::{
+    BackupFilter, BackupRow, Cancelled, JobFacts, JobStatus, KnownKey, LastGood, RequestKey, Task,
+};
+use crate::dispatch::{BackupWanted, Queued};
+use crate::model::digest::Sha256;
+use crate::model::ids::BackupId;
+use crate::model::kind::BackupKind;
+use crate::model::object_key::ObjectKey;
+use crate::queue::job::Job;
+use crate::queue::payload::Serializer;
+use crate::queue::producer::NewJob;
+use crate::queue::rq::moment::Lifetime;
+use crate::queue::rq::names::{JobId, QueueName};
+use crate::store::StoreError;
+use crate::vault::VaultError;
+
+/// Labels of one backup.
+const LABELS_MAX: usize = 32;
+const LABEL_NAME_CHARS_MAX: usize = 63;
+const LABEL_VALUE_CHARS_MAX: usize = 255;
+/// Patterns of one backup; pg_dump gets each as an argument.
+const PATTERNS_MAX: usize = 32;
+const PATTERN_CHARS_MAX: usize = 255;
+const KEY_CHARS_MAX: usize = 255;
+/// How long an answer waits for Redis, which has only the queue's length.
+const QUEUE_TIME_MAX: Duration = Duration::from_millis(500);
+/// How long a job stays in Redis once it is done.
+const RESULT_SECONDS: u32 = 24 * 60 * 60;
+
+/// What a list of backups may be asked for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// The page, from 1 on
+    #[param(minimum = 1, maximum = 1_000_000, default = 1)]
+    #[serde(default = "first_page")]
+    page: u32,
+    /// Items on a page
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    #[serde(default = "items_on_a_page")]
+    per_page: u32,
+    /// Only those of this status
+    #[param(inline)]
+    status: Option<BackupStatus>,
+    /// Only those of this kind
+    #[param(inline)]
+    kind: Option<Kind>,
+    /// Only those of the database of this name
+    #[param(max_length = 63)]
+    database: Option<String>,
+    /// Only those asked for at this moment or later, as 2026-11-25T00:00:00Z
+    #[param(format = DateTime)]
+    from: Option<String>,
+    /// Only those asked for before this moment
+    #[param(format = DateTime)]
+    until: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum BackupStatus {
+    Pending,
+    Running,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Manual,
+    Scheduled,
+    PreRestore,
+}
+
+impl ListParams {
+    fn paging(&self) -> Paging {
+        Paging {
+            page: self.page,
+            per_page: self.per_page,
+        }
+    }
+
+    fn filter(&self) -> Result<BackupFilter, Problem> {
+        let moment = |text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => OffsetDateTime::parse(text, &Rfc3339)
+                .ok()
+                .filter(|at| (1..=9999).contains(&at.year()))
+                .map(Some)
+                .ok_or_else(|| {
+                    Problem::invalid("from and until are moments, as 2026-11-25T00:00:00Z.")
+                }),
+        };
+        let database = self.database.clone();
+        if database.as_ref().is_some_and(|name| !is_plain(name, 63)) {
+            return Err(Problem::invalid(
+                "database is a name of at most 63 characters.",
+            ));
+        }
+        Ok(BackupFilter {
+            status: self.status.map(|status| match status {
+                BackupStatus::Pending => JobStatus::Pending,
+                BackupStatus::Running => JobStatus::Running,
+                BackupStatus::Completed => JobStatus::Completed,
+                BackupStatus::Failed => JobStatus::Failed,
+                BackupStatus::Cancelled => JobStatus::Cancelled,
+            }),
+            kind: self.kind.map(|kind| match kind {
+                Kind::Manual => BackupKind::Manual,
+                Kind::Scheduled => BackupKind::Scheduled,
+                Kind::PreRestore => BackupKind::PreRestore,
+            }),
+            database,
+            from: moment(&self.from)?,
+            until: moment(&self.until)?,
+        })
+    }
+
+    fn link(&self, filter: &BackupFilter, page: u64) -> String {
+        let mut link = format!("/api/admin/backups?page={page}&per_page={}", self.per_page);
+        let given = [
+            (
+                "status",
+                filter.status.map(|status| status.as_str().to_owned()),
+            ),
+            ("kind", filter.kind.map(|kind| kind.as_str().to_owned())),
+            ("database", self.database.clone()),
+            ("from", self.from.clone()),
+            ("until", self.until.clone()),
+        ];
+        for (name, value) in given {
+            if let Some(value) = value {
+                let value = percent_encoding::utf8_percent_encode(
+                    &value,
+                    percent_encoding::NON_ALPHANUMERIC,
+                );
+                link.push_str(&format!("&{name}={value}"));
+            }
+        }
+        link
+    }
+}
+
+/// List backups, newest first
+#[utoipa::path(get, path = "/api/admin/backups", tag = "backups", params(ListParams), responses(
+    (status = 200, description = "A page of backups", body = Page<BackupRecord>)
+))]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<Page<BackupRecord>>, Problem> {
+    let catalog = &api.parts.dispatch.catalog;
+    let filter = params.filter()?;
+    let slice = params.paging().slice()?;
+    let total = api
+        .backup_totals
+        .get(filter.clone(), catalog.count_backups(&filter))
+        .await?;
+    let rows = catalog.backups(&filter, slice).await?;
+    let items = rows.into_iter().map(BackupRecord::from).collect();
+    let link = |page| params.link(&filter, page);
+    Ok(Json(Page::new(items, params.paging(), total, link)))
+}
+
+/// What a backup is asked for with. All of it may be left out, and the body with it.
+#[derive(Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackupBody {
+    /// What is attached: at most 32 names of at most 63 characters, with texts of at most 255
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Patterns of tables whose rows are left out, as pg_dump's --exclude-table-data takes them
+    #[serde(default)]
+    #[schema(max_items = 32)]
+    exclude_table_data: Vec<String>,
+}
+
+impl BackupBody {
+    fn check(&self) -> Result<(), Problem> {
+        let good_label = |(name, value): (&String, &String)| {
+            !name.is_empty()
+                && is_plain(name, LABEL_NAME_CHARS_MAX)
+                && is_plain(value, LABEL_VALUE_CHARS_MAX)
+        };
+        if self.labels.len() > LABELS_MAX || !self.labels.iter().all(good_label) {
+            return Err(Problem::invalid(
+                "labels are at most 32 names of 1 to 63 characters, each with a text of at most 255.",
+            ));
+        }
+        let good_pattern =
+            |pattern: &String| !pattern.is_empty() && is_plain(pattern, PATTERN_CHARS_MAX);
+        if self.exclude_table_data.len() > PATTERNS_MAX
+            || !self.exclude_table_data.iter().all(good_pattern)
+        {
+            return Err(Problem::invalid(
+                "exclude_table_data has at most 32 patterns of 1 to 255 characters.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+type Created = (StatusCode, [(HeaderName, String); 1], Json<BackupRecord>);
+
+/// Ask for a backup
+///
+/// It is made by a worker. The same request under the same Idempotency-Key, within a day, is one backup.
+#[utoipa::path(post, path = "/api/admin/backups", tag = "backups", request_body = BackupBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes a request that may be sent twice one request", max_length = 255)),
+    responses(
+        (status = 202, description = "It is recorded, and a worker makes it", body = BackupRecord,
+            headers(("Location" = String, description = "Where it is"))),
+        (status = 409, description = "target_busy, idempotency_key_in_use", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "idempotency_key_reused: the key came with another request", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    headers: HeaderMap,
+    Said(body): Said<BackupBody>,
+) -> Result<Created, Problem> {
+    const ACTION: &str = "backup.create";
+    body.check()?;
+    let mut act = asking.act(ACTION);
+    act.key = request_key(&headers, &body)?;
+    let key = act.key.clone();
+    let work = async {
+        if let Some(row) = known(&api, &act.subject, key.as_ref()).await? {
+            return Ok(row);
+        }
+        let wanted = BackupWanted {
+            target: api.parts.target.name.clone(),
+            kind: BackupKind::Manual,
+            requested_by: act.subject.clone(),
+            labels: body.labels,
+            excluded_table_data: body.exclude_table_data,
+        };
+        let made = recorded(&api, &act).backup(wanted, api.now()).await;
+        match made {
+            Ok((row, queued)) => {
+                if queued == Queued::Later {
+                    tracing::warn!(backup.id = %row.id, "Backup is asked for, and Redis does not answer");
+                }
+                tracing::info!(backup.id = %row.id, by = act.subject, "Backup was asked for");
+                Ok(row)
+            }
+            // The very same request may have come twice at once, and the other one was first.
+            Err(error) => match known(&api, &act.subject, key.as_ref()).await? {
+                Some(row) => Ok(row),
+                None => Err(error.into()),
+            },
+        }
+    };
+    let row = audited(&api, &asking.act(ACTION), None, work).await?;
+    api.forget_totals().await;
+    let location = format!("/api/admin/backups/{}", row.id);
+    let location = [(header::LOCATION, location)];
+    Ok((StatusCode::ACCEPTED, location, Json(row.into())))
+}
+
+/// The key of a request, with the digest of what is asked for.
+fn request_key(headers: &HeaderMap, body: &BackupBody) -> Result<Option<RequestKey>, Problem> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let key = value.to_str().unwrap_or_default();
+    if values.next().is_some() || key.is_empty() || !is_plain(key, KEY_CHARS_MAX) {
+        return Err(Problem::invalid(
+            "Idempotency-Key is one text of 1 to 255 printable ASCII characters.",
+        ));
+    }
+    let asked = serde_json::to_vec(body).unwrap_or_default();
+    Ok(Some(RequestKey {
+        key: key.to_owned(),
+        digest: Sha256(sha2::Sha256::digest(&asked).into()),
+    }))
+}
+
+/// The backup that the same request made before.
+async fn known(
+    api: &Api,
+    subject: &str,
+    key: Option<&RequestKey>,
+) -> Result<Option<BackupRow>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    let catalog = &api.parts.dispatch.catalog;
+    match catalog.known_key(subject, key).await? {
+        None => Ok(None),
+        Some(KnownKey::Same(id)) => match catalog.backup(id).await? {
+            Some(row) => Ok(Some(row)),
+            None => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "backup_deleted",
+                "The backup that this request made was deleted.",
+            )),
+        },
+        Some(KnownKey::Other) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_key_reused",
+            "Another request was made with this Idempotency-Key.",
+        )),
+    }
+}
+
+/// Look at a backup
+#[utoipa::path(get, path = "/api/admin/backups/{id}", tag = "backups",
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
+    responses((status = 200, description = "The backup", body = BackupRecord)))]
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<BackupId>,
+) -> Result<Json<BackupRecord>, Problem> {
+    Ok(Json(row(&api, id).await?.into()))
+}
+
+pub(super) async fn row(api: &Api, id: BackupId) -> Result<BackupRow, Problem> {
+    let row = api.parts.dispatch.catalog.backup(id).await?;
+    row.ok_or_else(|| Problem::no_such("backup"))
+}
+
+/// Look how far a backup is
+#[utoipa::path(get, path = "/api/admin/backups/{id}/status", tag = "backups",
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
+    responses((status = 200, description = "How far it is", body = StatusRecord)))]
+pub(super) async fn status(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<BackupId>,
+) -> Result<Json<StatusRecord>, Problem> {
+    let row = row(&api, id).await?;
+    Ok(Json(status_of(&api, id.get(), &row.job).await))
+}
+
+/// How far a job is, with its place in the queue if Redis answers soon.
+pub(super) async fn status_of(api: &Api, id: i64, job: &JobFacts) -> StatusRecord {
+    let mut status = StatusRecord::of(id, job);
+    if job.status != JobStatus::Pending {
+        return status;
+    }
+    let queue = job
+        .queue
+        .as_deref()
+        .and_then(|name| QueueName::parse(name).ok());
+    let job = job.job_id.as_deref().and_then(|id| JobId::parse(id).ok());
+    if let Some((queue, job)) = queue.zip(job) {
+        let position = api.parts.dispatch.queue.position(&queue, &job);
+        let position = tokio::time::timeout(QUEUE_TIME_MAX, position).await;
+        status.queue_position = position.ok().and_then(Result::ok).flatten();
+    }
+    status
+}
+
+/// A job that was put into the queue.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Enqueued {
+    /// Which backup it is about
+    #[schema(minimum = 1)]
+    backup_id: i64,
+    /// Its id in the queue; what it finds, it writes into the backup's `health`
+    job_id: String,
+}
+
+/// Prove that a backup can be read
+///
+/// A worker fetches it whole, compares its digests, opens it, and reads it to the end.
+#[utoipa::path(post, path = "/api/admin/backups/{id}/verify", tag = "backups",
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
+    responses(
+        (status = 202, description = "It is in the queue", body = Enqueued),
+        (status = 409, description = "backup_not_complete", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn verify(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<BackupId>,
+) -> Result<(StatusCode, Json<Enqueued>), Problem> {
+    let act = asking.act("backup.verify");
+    let work = async {
+        require_complete(&row(&api, id).await?)?;
+        let dispatch = &api.parts.dispatch;
+        let seconds = u32::try_from(dispatch.time_limit.as_secs()).unwrap_or(u32::MAX);
+        let job_id = JobId::from_random(rand::random());
+        let call = dispatch.functions.call(Job::Verify(id), Serializer::Pickle);
+        let job = NewJob {
+            timeout: Lifetime::Seconds(seconds),
+            result_ttl: Some(Lifetime::Seconds(RESULT_SECONDS)),
+            ..NewJob::new(job_id.clone(), dispatch.queue_name.clone(), call)
+        };
+        let away = |log: String| {
+            Problem::unavailable("queue_unavailable", "Redis does not answer.").because(log)
+        };
+        // What is recorded is what was asked for; that Redis refused it is recorded beside it.
+        dispatch
+            .catalog
+            .record(&act, Some(Task::Backup(id)), crate::catalog::ACCEPTED)
+            .await?;
+        let enqueued = dispatch.queue.enqueue(&job, api.now());
+        match tokio::time::timeout(Duration::from_secs(3), enqueued).await {
+            Ok(Ok(_)) => Ok(job_id),
+            Ok(Err(error)) => Err(away(crate::model::explanation::explain(&error))),
+            Err(_) => Err(away("no answer in time".to_owned())),
+        }
+    };
+    let job_id = audited(&api, &act, Some(Task::Backup(id)), work).await?;
+    let enqueued = Enqueued {
+        backup_id: id.get(),
+        job_id: job_id.to_string(),
+    };
+    Ok((StatusCode::ACCEPTED, Json(enqueued)))
+}
+
+pub(super) fn require_complete(row: &BackupRow) -> Result<ObjectKey, Problem> {
+    let key = row
+        .object_key
+        .as_deref()
+        .filter(|_| row.job.status == JobStatus::Completed);
+    key.and_then(|key| ObjectKey::parse(key).ok())
+        .ok_or_else(|| {
+            Problem::new(
+                StatusCode::CONFLICT,
+                "backup_not_complete",
+                "The backup is not complete.",
+            )
+        })
+}
+
+/// Restore a backup for trial
+///
+/// This pgseal cannot do that yet: it is refused.
+#[utoipa::path(post, path = "/api/admin/backups/{id}/drill", tag = "backups",
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
+    responses((status = 422, description = "drill_unavailable", body = super::problem::ProblemDocument, content_type = "application/problem+json")))]
+pub(super) async fn drill(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<BackupId>,
+) -> Result<StatusCode, Problem> {
+    let work = async {
+        require_complete(&row(&api, id).await?)?;
+        Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "drill_unavailable",
+            "This pgseal has no drills yet. verify reads a backup to its end.",
+        ))
+    };
+    audited(
+        &api,
+        &asking.act("backup.drill"),
+        Some(Task::Backup(id)),
+        work,
+    )
+    .await
+}
+
+/// End a backup's job
+///
+/// At once where no worker has it yet; else the worker ends it within seconds.
+#[utoipa::path(post, path = "/api/admin/backups/{id}/cancel", tag = "backups",
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
+    responses(
+        (status = 202, description = "It is cancelled, or its worker will hear of it", body = BackupRecord),
+        (status = 409, description = "already_ended", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<BackupId>,
+) -> Result<(StatusCode, Json<BackupRecord>), Problem> {
+    let task = Task::Backup(id);
+    cancelled(&api, &asking, task, "backup.cancel").await?;
+    Ok((StatusCode::ACCEPTED, Json(row(&api, id).await?.into())))
+}
+
+/// Cancels a job of either kind.
+pub(super) async fn cancelled(
+    api: &Api,
+    asking: &Asking,
+    task: Task,
+    action: &'static str,
+) -> Result<(), Problem> {
+    let act = asking.act(action);
+    let work = async {
+        let dispatch = recorded(api, &act);
+        match dispatch.cancel(task, &act.subject, api.now()).await? {
+            Cancelled::AtOnce { .. } | Cancelled::Requested => Ok(()),
+            Cancelled::Ended(_) => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "already_ended",
+                "The job has ended already.",
+            )),
+            Cancelled::Missing => Err(Problem::no_such(match task {
+                Task::Backup(_) => "backup",
+                Task::Restore(_) => "restore",
+            })),
+        }
+    };
+    audited(api, &act, Some(task), work).await?;
+    tracing::info!(%task, by = act.subject, "Cancelled by request");
+    Ok(())
+}
+
+/// How a backup is deleted.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteParams {
+    /// Delete even the last good backup of its target
+    #[serde(default)]
+    #[param(default = false)]
+    force: bool,
+}
+
+/// Delete a backup
+///
+/// Every version of its object first, then its row. A deletion that was interrupted is gone on with by asking again.
+#[utoipa::path(delete, path = "/api/admin/backups/{id}", tag = "backups",
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1), DeleteParams),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "backup_active, backup_needed, last_good_backup, backup_locked", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn delete(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<BackupId>,
+    Params(params): Params<DeleteParams>,
+) -> Result<StatusCode, Problem> {
+    let act = asking.act("backup.delete");
+    let last_good = if params.force {
+        LastGood::Forced
+    } else {
+        LastGood::Kept
+    };
+    let work = async {
+        let catalog = recorded(&api, &act).catalog;
+        let row = catalog.begin_deletion(id, last_good).await?;
+        if let Some(key) = own_object(&api, &row).await? {
+            if let Err(error) = api.parts.vault.delete_key(&key).await {
+                if let VaultError::Store(StoreError::Locked { until, .. }) = &error {
+                    catalog.deletion_locked(id, *until).await?;
+                }
+                return Err(Problem::from(error));
+            }
+        }
+        catalog.finish_deletion(id).await?;
+        Ok(())
+    };
+    audited(&api, &act, Some(Task::Backup(id)), work).await?;
+    api.forget_totals().await;
+    tracing::info!(backup.id = %id, by = act.subject, "Backup was deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The object to delete with a row: what stands under its key only if it is this backup's own. The key of a try that came
+/// to nothing may be another backup's by now.
+async fn own_object(api: &Api, row: &BackupRow) -> Result<Option<ObjectKey>, Problem> {
+    if row.job.status != JobStatus::Completed {
+        return Ok(None);
+    }
+    let key = require_complete(row)?;
+    let head = api.parts.vault.store.head(&key).await?;
+    let carried = head.and_then(|head| head.uid);
+    let is_another = row
+        .uid
+        .zip(carried)
+        .is_some_and(|(own, carried)| own != carried);
+    Ok((!is_another).then_some(key))
+}

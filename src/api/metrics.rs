@@ -1,0 +1,195 @@
+//! Numbers for Prometheus, in its text format. Open to everybody, so there are no names in it but targets, databases,
+//! stages and states.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use time::OffsetDateTime;
+
+use super::Api;
+use super::problem::Problem;
+use crate::catalog::{LastSuccess, Statistics};
+
+/// A queue that has not answered by then is left out.
+const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
+const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Numbers for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "operation", responses(
+    (status = 200, description = "The numbers, in Prometheus' text format", body = String, content_type = "text/plain")
+))]
+pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, Problem> {
+    let text = api.metrics.get((), async {
+        let statistics = api.parts.dispatch.catalog.statistics().await?;
+        let queue = api
+            .parts
+            .dispatch
+            .queue
+            .length(&api.parts.dispatch.queue_name);
+        let depth = tokio::time::timeout(QUEUE_TIME_MAX, queue).await;
+        let text = text(&statistics, depth.ok().and_then(Result::ok), api.now());
+        Ok::<_, Problem>(Arc::from(text))
+    });
+    let text: Arc<str> = text.await?;
+    Ok(([(header::CONTENT_TYPE, FORMAT)], text.to_string()))
+}
+
+type Fact = fn(&LastSuccess, OffsetDateTime) -> Option<f64>;
+
+/// What is told of each database's newest good backup.
+const FACTS: [(&str, &str, Fact); 5] = [
+    (
+        "pgseal_last_success_timestamp_seconds",
+        "When the newest good backup was complete",
+        |last, _| Some(count(last.finished_at.unix_timestamp())),
+    ),
+    (
+        "pgseal_last_success_age_seconds",
+        "How long ago that was",
+        |last, now| Some((now - last.finished_at).as_seconds_f64().max(0.0)),
+    ),
+    (
+        "pgseal_last_backup_duration_seconds",
+        "How long it took",
+        |last, _| last.seconds,
+    ),
+    (
+        "pgseal_last_backup_plain_bytes",
+        "Bytes of its archive",
+        |last, _| last.plain_bytes.map(count),
+    ),
+    (
+        "pgseal_last_backup_sealed_bytes",
+        "Bytes of its sealed object",
+        |last, _| last.sealed_bytes.map(count),
+    ),
+];
+
+fn text(statistics: &Statistics, depth: Option<u64>, now: OffsetDateTime) -> String {
+    let mut text = Text::default();
+    text.gauge("pgseal_build_info", "The version that runs");
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    text.value("pgseal_build_info", &version, 1.0);
+    let absent = "Jobs that wait in the queue; absent where Redis does not answer";
+    text.gauge("pgseal_queue_jobs", absent);
+    if let Some(depth) = depth {
+        let depth = count(i64::try_from(depth).unwrap_or(i64::MAX));
+        text.value("pgseal_queue_jobs", &[], depth);
+    }
+    for (name, help, fact) in FACTS {
+        text.gauge(name, help);
+        for last in &statistics.last_successes {
+            if let Some(value) = fact(last, now) {
+                let database = last.database.as_deref().unwrap_or_default();
+                let labels = [("target", last.target.as_str()), ("database", database)];
+                text.value(name, &labels, value);
+            }
+        }
+    }
+    counts(&mut text, statistics);
+    text.0
+}
+
+fn counts(text: &mut Text, statistics: &Statistics) {
+    let lists = [
+        (
+            "pgseal_backups",
+            "Backups in the catalog",
+            "status",
+            &statistics.backups,
+        ),
+        (
+            "pgseal_restores",
+            "Restores in the catalog",
+            "status",
+            &statistics.restores,
+        ),
+        (
+            "pgseal_backup_failures",
+            "Backups in the catalog that failed",
+            "stage",
+            &statistics.failures,
+        ),
+    ];
+    for (name, help, label, list) in lists {
+        text.gauge(name, help);
+        for (word, number) in list {
+            text.value(name, &[(label, word)], count(*number));
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has doubles alone")]
+const fn count(number: i64) -> f64 {
+    number as f64
+}
+
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/>
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn gauge(&mut self, name: &str, help: &str) {
+        self.0
+            .push_str(&format!("# HELP {name} {help}.\n# TYPE {name} gauge\n"));
+    }
+
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| {
+                let value = value
+                    .replace('\\', "\\\\")
+                    .replace('"', "\\\"")
+                    .replace('\n', "\\n");
+                format!("{label}=\"{value}\"")
+            })
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        self.0.push_str(&format!("{name}{labels} {value}\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn odd_names_stay_inside_their_quotes() {
+        let statistics = Statistics {
+            last_successes: vec![LastSuccess {
+                target: "default".to_owned(),
+                database: Some("a\"b\\c\nd".to_owned()),
+                finished_at: datetime!(2026-11-25 05:00 UTC),
+                seconds: None,
+                plain_bytes: Some(7),
+                sealed_bytes: None,
+            }],
+            failures: vec![("dump".to_owned(), 2)],
+            ..Statistics::default()
+        };
+        let text = text(&statistics, None, datetime!(2026-11-25 05:01 UTC));
+        let age = r#"pgseal_last_success_age_seconds{target="default",database="a\"b\\c\nd"} 60"#;
+        assert!(text.lines().any(|line| line == age), "{text}");
+        assert!(
+            text.contains("pgseal_backup_failures{stage=\"dump\"} 2\n"),
+            "{text}"
+        );
+        assert!(!text.contains("\npgseal_queue_jobs "), "{text}");
+        for line in text.lines() {
+            assert!(
+                line.starts_with("# ") || line.starts_with("pgseal_"),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Restores: planned, asked for, listed, undone, cancelled. A restore goes into a configured target, never to a URL.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+
+use super::audit::{audited, recorded};
+use super::backups::{cancelled, require_complete, row as backup_row};
+use super::extract::{Asking, Id, Paging, Params, Said, first_page, items_on_a_page};
+use super::problem::{Problem, ProblemDocument};
+use super::records::{Page, RestoreRecord};
+use super::{Api, Confirmation};
+use crate::catalog::{Act, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task};
+use crate::dispatch::{RestoreWanted, SafetyBackup};
+use crate::model::ids::{BackupId, RestoreId};
+
+/// Tables that a plan names; of a database with more, the others are counted.
+const TABLES_MAX: usize = 1000;
+
+/// What a restore is asked for with. All of it may be left out, and the body with it.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestoreBody {
+    /// How the target changes
+    #[serde(default)]
+    #[schema(inline)]
+    mode: Mode,
+    /// The configured target that it goes into; unless said, the one that the backup is of
+    target: Option<String>,
+    /// Only say what would be done
+    #[serde(default)]
+    plan: bool,
+    /// The name of the target's database; a restore without a safety backup always needs it
+    confirm: Option<String>,
+    /// Whether the target is backed up first
+    #[serde(default)]
+    #[schema(inline)]
+    safety: SafetyWord,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Mode {
+    /// In one transaction, over what is there.
+    #[default]
+    InPlace,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum SafetyWord {
+    /// It is, and the restore waits for that.
+    #[default]
+    Backup,
+    /// It is not.
+    Skip,
+}
+
+/// What a restore undoes another one with.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RollbackBody {
+    /// The name of the target's database, where restores have to be confirmed
+    confirm: Option<String>,
+}
+
+/// What a restore would do, as far as the backup's manifest says; the backup itself is not fetched for it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RestorePlan {
+    #[schema(minimum = 1)]
+    backup_id: i64,
+    /// The configured target that it would go into.
+    target: String,
+    /// The database there.
+    database: String,
+    #[schema(inline)]
+    mode: Mode,
+    /// What is done about the state that would be replaced.
+    #[schema(inline)]
+    safety: SafetyWord,
+    /// What `confirm` has to be; null: nothing has to be confirmed.
+    confirm: Option<String>,
+    /// The database that the backup was made of.
+    source_database: String,
+    source_server_version: String,
+    #[serde(with = "time::serde::rfc3339")]
+    snapshot_at: OffsetDateTime,
+    /// Bytes that are fetched.
+    size: u64,
+    /// Bytes of the archive that pg_restore reads.
+    plain_size: u64,
+    tables_total: usize,
+    /// The first thousand of them.
+    tables: Vec<PlannedTable>,
+    large_objects: u64,
+    /// Extensions that the target needs, with the versions they had.
+    extensions: std::collections::BTreeMap<String, String>,
+    /// Roles that own something in it, or are granted something.
+    roles: Vec<String>,
+    /// What an administrator should know.
+    warnings: Vec<String>,
+}
+
+/// A table of a plan.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PlannedTable {
+    schema: String,
+    name: String,
+    /// Its rows, where they were counted.
+    rows: Option<u64>,
+}
+
+/// Restore a backup
+///
+/// Behind a safety backup of what is there now. With plan it only says what would be done.
+#[utoipa::path(post, path = "/api/admin/backups/{id}/restore", tag = "restores", request_body = RestoreBody,
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
+    responses(
+        (status = 200, description = "The plan alone", body = RestorePlan),
+        (status = 202, description = "It is recorded, and a worker does it", body = RestoreRecord,
+            headers(("Location" = String, description = "Where it is"))),
+        (status = 409, description = "target_busy, backup_not_complete, backup_not_restorable", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "target_unknown, confirmation_required, confirmation_wrong, plan_unavailable", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<BackupId>,
+    Said(body): Said<RestoreBody>,
+) -> Result<Response, Problem> {
+    if body.plan {
+        let plan = plan(&api, id, &body).await?;
+        return Ok(Json(plan).into_response());
+    }
+    let act = asking.act("backup.restore");
+    let work = async {
+        require_target(&api, body.target.as_deref())?;
+        require_confirmed(&api, body.safety, body.confirm.as_deref())?;
+        require_complete(&backup_row(&api, id).await?)?;
+        begin(&api, &act, id, body.safety).await
+    };
+    let row = audited(&api, &act, Some(Task::Backup(id)), work).await?;
+    api.forget_totals().await;
+    Ok(accepted(row))
+}
+
+async fn begin(
+    api: &Api,
+    act: &Act,
+    id: BackupId,
+    safety: SafetyWord,
+) -> Result<RestoreRow, Problem> {
+    let wanted = RestoreWanted {
+        backup_id: id,
+        target: api.parts.target.name.clone(),
+        mode: RestoreMode::InPlace,
+        safety_backup: match safety {
+            SafetyWord::Backup => SafetyBackup::First,
+            SafetyWord::Skip => SafetyBackup::Skipped,
+        },
+        requested_by: act.subject.clone(),
+    };
+    let (row, _) = recorded(api, act).restore(wanted, api.now()).await?;
+    tracing::info!(restore.id = %row.id, backup.id = %id, by = act.subject, "Restore was asked for");
+    Ok(row)
+}
+
+fn accepted(row: RestoreRow) -> Response {
+    let location = format!("/api/admin/backups/restores/{}", row.id);
+    let record = Json(RestoreRecord::from(row));
+    (StatusCode::ACCEPTED, [(header::LOCATION, location)], record).into_response()
+}
+
+/// Row 84: only what is configured can be restored into.
+fn require_target(api: &Api, named: Option<&str>) -> Result<(), Problem> {
+    if named.is_none_or(|name| name == api.parts.target.name) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "target_unknown",
+        "No target of that name is configured.",
+    ))
+}
+
+fn require_confirmed(api: &Api, safety: SafetyWord, confirm: Option<&str>) -> Result<(), Problem> {
+    let is_needed = needs_confirmation(api, safety);
+    let refused = |code, detail| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
+    match confirm {
+        Some(name) if name == api.parts.target.database => Ok(()),
+        Some(_) => refused(
+            "confirmation_wrong",
+            "confirm is not the name of the target's database.",
+        ),
+        None if is_needed => refused(
+            "confirmation_required",
+            "This restore has to be confirmed: confirm is the name of the target's database.",
+        ),
+        None => Ok(()),
+    }
+}
+
+fn needs_confirmation(api: &Api, safety: SafetyWord) -> bool {
+    safety == SafetyWord::Skip || api.parts.rules.confirmation == Confirmation::Required
+}
+
+async fn plan(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan, Problem> {
+    require_target(api, body.target.as_deref())?;
+    let row = backup_row(api, id).await?;
+    let key = require_complete(&row)?;
+    let manifest = api.parts.vault.read_manifest(&key).await.map_err(|error| {
+        // Its manifest's absence is no absence of the backup.
+        match Problem::from(error) {
+            problem if problem.status == StatusCode::CONFLICT => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "plan_unavailable",
+                "The backup has no manifest, so nothing can be said before it is fetched.",
+            ),
+            problem => problem,
+        }
+    })?;
+    let mut warnings = manifest.warnings.clone();
+    if row.health != Health::Ok {
+        warnings.push(format!("the backup's health is {}", row.health));
+    }
+    if manifest.database.name != api.parts.target.database {
+        warnings.push(format!(
+            "the backup is of database {}, and the target's is {}",
+            manifest.database.name, api.parts.target.database
+        ));
+    }
+    Ok(RestorePlan {
+        backup_id: id.get(),
+        target: api.parts.target.name.clone(),
+        database: api.parts.target.database.clone(),
+        mode: body.mode,
+        safety: body.safety,
+        confirm: needs_confirmation(api, body.safety).then(|| api.parts.target.database.clone()),
+        source_database: manifest.database.name,
+        source_server_version: manifest.versions.server,
+        snapshot_at: manifest.started_at,
+        size: manifest.sealed_bytes,
+        plain_size: manifest.plain_bytes,
+        tables_total: manifest.tables.len(),
+        tables: manifest
+            .tables
+            .into_iter()
+            .take(TABLES_MAX)
+            .map(|table| PlannedTable {
+                schema: table.schema,
+                name: table.name,
+                rows: table.rows,
+            })
+            .collect(),
+        large_objects: manifest.large_objects,
+        extensions: manifest.database.extensions,
+        roles: manifest.database.roles,
+        warnings,
+    })
+}
+
+/// What a list of restores may be asked for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestoresParams {
+    /// The page, from 1 on
+    #[param(minimum = 1, maximum = 1_000_000, default = 1)]
+    #[serde(default = "first_page")]
+    page: u32,
+    /// Items on a page
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    #[serde(default = "items_on_a_page")]
+    per_page: u32,
+    /// Only those of this status
+    #[param(inline)]
+    status: Option<RestoreStatus>,
+    /// Only those of this backup
+    #[param(minimum = 1)]
+    backup_id: Option<i64>,
+}
+
+#[derive(Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum RestoreStatus {
+    Waiting,
+    Pending,
+    Running,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+/// List restores, newest first
+#[utoipa::path(get, path = "/api/admin/backups/restores", tag = "restores", params(RestoresParams), responses(
+    (status = 200, description = "A page of restores", body = Page<RestoreRecord>)
+))]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Params(params): Params<RestoresParams>,
+) -> Result<Json<Page<RestoreRecord>>, Problem> {
+    let paging = Paging {
+        page: params.page,
+        per_page: params.per_page,
+    };
+    let slice = paging.slice()?;
+    let number =
+        |id| BackupId::new(id).ok_or_else(|| Problem::invalid("backup_id is a number from 1 on."));
+    let filter = RestoreFilter {
+        status: params.status.map(|status| match status {
+            RestoreStatus::Waiting => JobStatus::Waiting,
+            RestoreStatus::Pending => JobStatus::Pending,
+            RestoreStatus::Running => JobStatus::Running,
+            RestoreStatus::Completed => JobStatus::Completed,
+            RestoreStatus::Failed => JobStatus::Failed,
+            RestoreStatus::Cancelled => JobStatus::Cancelled,
+        }),
+        backup: params.backup_id.map(number).transpose()?,
+    };
+    let catalog = &api.parts.dispatch.catalog;
+    let total = api
+        .restore_totals
+        .get(filter, catalog.count_restores(&filter))
+        .await?;
+    let rows = catalog.restores(&filter, slice).await?;
+    let items = rows.into_iter().map(RestoreRecord::from).collect();
+    let link = |page| {
+        let per_page = paging.per_page;
+        let mut link = format!("/api/admin/backups/restores?page={page}&per_page={per_page}");
+        if let Some(status) = filter.status {
+            link.push_str(&format!("&status={status}"));
+        }
+        if let Some(id) = filter.backup {
+            link.push_str(&format!("&backup_id={id}"));
+        }
+        link
+    };
+    Ok(Json(Page::new(items, paging, total, link)))
+}
+
+/// Look at a restore
+#[utoipa::path(get, path = "/api/admin/backups/restores/{id}", tag = "restores",
+    params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
+    responses((status = 200, description = "The restore", body = RestoreRecord)))]
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<RestoreId>,
+) -> Result<Json<RestoreRecord>, Problem> {
+    Ok(Json(restore_row(&api, id).await?.into()))
+}
+
+async fn restore_row(api: &Api, id: RestoreId) -> Result<RestoreRow, Problem> {
+    let row = api.parts.dispatch.catalog.restore(id).await?;
+    row.ok_or_else(|| Problem::no_such("restore"))
+}
+
+/// End a restore's job
+///
+/// At once where no worker has it yet; else the worker ends it, and the target stays as it was.
+#[utoipa::path(post, path = "/api/admin/backups/restores/{id}/cancel", tag = "restores",
+    params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
+    responses(
+        (status = 202, description = "It is cancelled, or its worker will hear of it", body = RestoreRecord),
+        (status = 409, description = "already_ended", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<RestoreId>,
+) -> Result<(StatusCode, Json<RestoreRecord>), Problem> {
+    cancelled(&api, &asking, Task::Restore(id), "restore.cancel").await?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(restore_row(&api, id).await?.into()),
+    ))
+}
+
+/// Undo a restore
+///
+/// By restoring the safety backup that was made before it, behind a safety backup of what is there now.
+#[utoipa::path(post, path = "/api/admin/backups/restores/{id}/rollback", tag = "restores", request_body = RollbackBody,
+    params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
+    responses(
+        (status = 202, description = "A restore that undoes it is recorded, and a worker does it", body = RestoreRecord,
+            headers(("Location" = String, description = "Where it is"))),
+        (status = 409, description = "rollback_impossible, target_busy, backup_not_complete, backup_not_restorable", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "confirmation_required, confirmation_wrong", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn rollback(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<RestoreId>,
+    Said(body): Said<RollbackBody>,
+) -> Result<Response, Problem> {
+    let act = asking.act("restore.rollback");
+    let work = async {
+        let row = restore_row(&api, id).await?;
+        let safety = row
+            .safety_backup_id
+            .filter(|_| row.job.status == JobStatus::Completed);
+        let safety = safety.ok_or_else(|| {
+            Problem::new(
+                StatusCode::CONFLICT,
+                "rollback_impossible",
+                "The restore is not complete, or no safety backup was made before it.",
+            )
+        })?;
+        require_confirmed(&api, SafetyWord::Backup, body.confirm.as_deref())?;
+        require_complete(&backup_row(&api, safety).await?)?;
+        begin(&api, &act, safety, SafetyWord::Backup).await
+    };
+    let row = audited(&api, &act, Some(Task::Restore(id)), work).await?;
+    api.forget_totals().await;
+    Ok(accepted(row))
+}

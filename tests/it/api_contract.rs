@@ -1,0 +1,74 @@
+//! The description of the API and the API are one: a file, and another program's opinion.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::api::Api;
+use crate::harness::service::Service;
+use crate::harness::{scale, tool};
+
+/// To write the file anew: `PGSEAL_WRITE_OPENAPI=1 cargo test --test it api_contract::the_description`.
+#[test]
+fn the_description_in_the_repository_is_the_one_that_is_served() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+    let current = pgseal::api::document();
+    if std::env::var_os("PGSEAL_WRITE_OPENAPI").is_some() {
+        std::fs::write(path, &current).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(kept == current, "docs/openapi.json is old: PGSEAL_WRITE_OPENAPI=1 cargo test --test it api_contract::the_description");
+    let api = Api::start();
+    let answer = api.bare("GET", "/api/openapi.json", &[], "");
+    assert_eq!(answer.text(), current);
+    let document: Value = serde_json::from_str(&current).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let is_open = pgseal::api::OPEN.contains(&path.as_str());
+            assert_eq!(operation["security"].is_null(), is_open, "{method} {path}");
+            assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+        }
+    }
+    let page = api.bare("GET", "/api/docs", &[], "");
+    assert_eq!(page.status, 200);
+    // It works offline: nothing in it is from elsewhere.
+    for elsewhere in ["http://", "https://", "src=", "@import", "//cdn"] {
+        assert!(!page.text().contains(elsewhere), "{elsewhere}");
+    }
+    assert!(page.header("content-security-policy").unwrap().contains("default-src 'none'"));
+}
+
+/// What schemathesis makes of the description is sent, and every answer is one that the description knows.
+#[test]
+fn schemathesis_finds_nothing() {
+    let mut service = Service::start();
+    service.pgseal.set("BACKUP_REQUESTS_PER_SECOND", "100000");
+    let api = Api::of(service);
+    // Something to look at, of each kind.
+    let id = api.json(202, "POST", "/api/admin/backups", "")["id"].as_i64().unwrap();
+    api.service.burst();
+    api.json(202, "POST", &format!("/api/admin/backups/{id}/restore"), "");
+    let worker = api.service.worker("contract");
+    let tools = tool("schemathesis/schemathesis");
+    let seconds = scale(45, 600).to_string();
+    let examples = scale(30, 300).to_string();
+    let mut command = Command::new("timeout");
+    command
+        .args([&seconds, "python3", "-m", "schemathesis.cli", "run"])
+        .arg(format!("http://127.0.0.1:{}/api/openapi.json", api.port))
+        .args(["--header", &format!("Authorization: Bearer {}", api.token)])
+        .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection,ignored_auth"])
+        .args(["--exclude-path-regex", "/events$", "--max-examples", &examples, "--seed", "20261125", "--workers", "2"])
+        .args(["--no-color", "--request-timeout", "20", "--generation-database", "none"])
+        .env("PYTHONPATH", tools.parent().unwrap())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(api.service.pgseal.store().parent().unwrap());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    // The time is over, or it has tried all; that it found something has a code of its own.
+    let code = output.status.code();
+    assert!(matches!(code, Some(0 | 124)), "{code:?}\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!said.contains("Failures:") && !said.contains("FAILURES"), "{said}");
+    worker.signal(rustix::process::Signal::TERM);
+    worker.wait();
+}
