@@ -46,6 +46,7 @@ fn a_killed_worker_s_last_attempt_is_a_failure_with_its_reason() {
     service.catalog.psql("UPDATE pgseal.backups SET attempts_max = 1");
     let doomed = service.worker("doomed");
     gate.until_somebody_waits();
+    until("the stage to be told", || service.backup(id, "stage") == "dump");
     doomed.signal(Signal::KILL);
     doomed.wait();
     gate.open();
@@ -131,7 +132,7 @@ fn a_cancelled_row_ends_its_dump_within_seconds() {
     service.until_backup(id, "cancelled");
     assert!(asked.elapsed() < SECONDS, "{:?}", asked.elapsed());
     service.until_job(&job, "stopped");
-    until("the end of its children", || descendants(worker.pid()).is_empty());
+    until("the end of its children", || descendants(worker.pid()) == [worker.pid()]);
     assert_eq!(service.pgseal.stored(), Vec::<String>::new());
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait().code, 0);
@@ -168,7 +169,7 @@ fn a_job_that_takes_too_long_is_ended_and_the_store_is_clean() {
     let error = service.backup(id, "error");
     assert!(error.contains("Task exceeded maximum timeout value (1 seconds)"), "{error}");
     service.until_job(&job, "failed");
-    until("the end of its children", || descendants(worker.pid()).is_empty());
+    until("the end of its children", || descendants(worker.pid()) == [worker.pid()]);
     assert_eq!(service.pgseal.stored(), Vec::<String>::new());
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait().code, 0);

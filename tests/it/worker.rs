@@ -86,7 +86,7 @@ fn where_the_safety_backup_fails_the_restore_never_starts() {
     assert_eq!(service.restore(restore, "status || ' ' || (started_at IS NULL)"), "failed true");
     let error = service.restore(restore, "error");
     let safety = asked["safety_backup_id"].as_i64().unwrap();
-    assert!(error.contains(&format!("safety backup {safety}")), "{error}");
+    assert!(error.starts_with(&format!("its safety backup, {safety}, failed")), "{error}");
     assert_eq!(service.backup(safety, "status || ' ' || attempt"), "failed 2");
     assert!(service.backup(safety, "error").contains("out of luck"));
     assert_eq!(service.job_status(asked["job_id"].as_str().unwrap()), "failed");

@@ -1,10 +1,6 @@
 -- Settles a job whose worker no longer vouches for it.
 --
-<<<<<<< HEAD
 -- id, member, queue, ending, and what settle.lua takes; dead: a worker that is known to be gone, whatever it vouched for
-=======
--- id, member, queue, ending, and what settle.lua takes
->>>>>>> queue
 -- Answers: written STATUS RELEASED... | alive | gone
 
 local id, queue = given.id, given.queue
@@ -14,12 +10,9 @@ if not fits(wip, 'zset') then
 end
 
 local function is_vouched_for()
-<<<<<<< HEAD
   if given.dead ~= '' then
     return get(id, 'worker_name') ~= given.dead
   end
-=======
->>>>>>> queue
   local members = started_members(id)
   table.insert(members, given.member)
   for _, member in ipairs(members) do

@@ -68,11 +68,6 @@ impl Service {
         self._programs = Some(programs);
     }
 
-    /// The real pg_dump again.
-    pub fn with_real_pg_dump(&mut self) {
-        self.pgseal.unset("BACKUP_PG_BINDIRS");
-    }
-
     /// Asks for a backup: its id, and its job's.
     pub fn enqueue_backup(&self) -> (i64, String) {
         let asked = self.pgseal.json(&["enqueue", "backup"]);
