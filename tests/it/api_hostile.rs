@@ -81,9 +81,7 @@ fn no_parameter_is_sql_a_path_or_a_number_beyond_all() {
     }
     for query in ["page=0", "page=-1", "page=1000001", "page=4294967296", "per_page=0", "per_page=101", "page=1&page=2", "unknown=1", "status=Completed", "from=yesterday", "from=9999-12-31T23:59:59-23:59", "until=-0001-01-01T00:00:00Z", "database=%00"] {
         let answer = api.ask("GET", &format!("/api/admin/backups?{query}"), "");
-        if !query.starts_with("from=9999") {
-            answer.is_problem(400, "invalid_request");
-        }
+        answer.is_problem(400, "invalid_request");
         is_harmless(&answer, query);
         tried += 1;
     }

@@ -108,7 +108,8 @@ impl Api {
         // It may answer, and close, before it has read everything.
         let _sent = stream.write_all(bytes);
         let mut all = Vec::new();
-        let _read = stream.read_to_end(&mut all);
+        let read = stream.read_to_end(&mut all);
+        assert!(!all.is_empty(), "no answer, {read:?}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(300)]));
         Answer::parse(&all)
     }
 
