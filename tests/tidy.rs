@@ -62,6 +62,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("pgseal.backups", &["src/catalog/"]),
     ("pgseal.restores", &["src/catalog/"]),
+    ("pgseal.audit", &["src/catalog/"]),
+    ("jsonwebtoken", &["src/api/auth.rs"]),
 ];
 
 /// A file's own code: without comments, and without the modules that only tests have.
