@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["hardening", "pipe", "progress", "reach", "telemetry"],
     &["pg", "seal", "store", "catalog", "queue"],
     &["vault"],
-    &["backup", "restore", "retention", "reconcile"],
+    &["backup", "restore", "retention", "reconcile", "dispatch"],
     // It turns settings into what the use cases take, so it stands above them; nothing below may read settings.
     &["config"],
     &["api", "worker", "schedule"],
