@@ -106,11 +106,14 @@ pub(super) async fn list(
         per_page: params.per_page,
     };
     let slice = paging.slice()?;
-    let texts = [&params.subject, &params.action];
-    let all_plain = texts.into_iter().flatten().all(|text| is_plain(text, 255));
+    let texts = [(&params.subject, 255), (&params.action, 63)];
+    let plain = |(text, chars_max): (&Option<String>, usize)| {
+        text.as_ref().is_none_or(|text| is_plain(text, chars_max))
+    };
+    let all_plain = texts.into_iter().all(plain);
     if !all_plain || params.backup_id.is_some_and(|id| id < 1) {
         return Err(Problem::invalid(
-            "subject and action are texts, backup_id is a number from 1 on.",
+            "subject has at most 255 characters, action at most 63, and backup_id is a number from 1 on.",
         ));
     }
     let filter = AuditFilter {

@@ -9,8 +9,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
@@ -108,6 +108,8 @@ impl ListParams {
             None => Ok(None),
             Some(text) => OffsetDateTime::parse(text, &Rfc3339)
                 .ok()
+                // Some moments of the last day of the calendar are beyond it in UTC.
+                .and_then(|at| at.checked_to_offset(UtcOffset::UTC))
                 .filter(|at| (1..=9999).contains(&at.year()))
                 .map(Some)
                 .ok_or_else(|| {

@@ -176,7 +176,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Said<T> {
             ));
         }
         // The error's text could repeat a part of the body; where it is wrong is enough.
-        json::read(&bytes).map(Self).map_err(|error| {
+        json::object(&bytes).map(Self).map_err(|error| {
             Problem::invalid("The body is not the JSON object that the documentation shows, or says something twice.")
                 .because(format!("body: line {}, column {}", error.line(), error.column()))
         })

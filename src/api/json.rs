@@ -14,6 +14,12 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::E
     serde_json::from_value(value)
 }
 
+/// As [`read`], for what has to be an object: a list of a struct's fields is none.
+pub(super) fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+    let map: Map<String, Value> = read(bytes)?;
+    serde_json::from_value(Value::Object(map))
+}
+
 /// A value without doubled names, at any depth.
 struct Once(Value);
 

@@ -29,7 +29,6 @@ const TABLES_MAX: usize = 1000;
 pub(super) struct RestoreBody {
     /// How the target changes
     #[serde(default)]
-    #[schema(inline)]
     mode: Mode,
     /// The configured target that it goes into; unless said, the one that the backup is of
     target: Option<String>,
@@ -40,7 +39,6 @@ pub(super) struct RestoreBody {
     confirm: Option<String>,
     /// Whether the target is backed up first
     #[serde(default)]
-    #[schema(inline)]
     safety: SafetyWord,
 }
 
@@ -54,6 +52,7 @@ enum Mode {
 
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = Safety)]
 enum SafetyWord {
     /// It is, and the restore waits for that.
     #[default]
@@ -79,10 +78,8 @@ pub(super) struct RestorePlan {
     target: String,
     /// The database there.
     database: String,
-    #[schema(inline)]
     mode: Mode,
     /// What is done about the state that would be replaced.
-    #[schema(inline)]
     safety: SafetyWord,
     /// What `confirm` has to be; null: nothing has to be confirmed.
     confirm: Option<String>,

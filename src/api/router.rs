@@ -1,5 +1,6 @@
 //! The routes, and what every request passes on its way to them.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -82,7 +84,11 @@ async fn answer(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     // The route, not the path: what a client puts there is its own.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
+    // A mistake of ours in one request is no reason to hang up on its connection's others without a word.
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => Problem::internal("a handler panicked").into_response(),
+    };
     let status = response.status();
     let problem = response.extensions_mut().remove::<Problem>();
     if status.is_client_error() || status.is_server_error() {

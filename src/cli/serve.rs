@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::service::Service;
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
-use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, QueueArgs, JwtArgs};
+use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs};
 
 const AFTER_HELP: &str = "\
 Examples:

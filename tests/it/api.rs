@@ -41,13 +41,26 @@ fn a_backup_is_asked_for_followed_and_deleted() {
     let asked = answer.json();
     let id = asked["id"].as_i64().unwrap();
     assert_eq!(answer.header("location"), Some(at(id, "").as_str()));
-    assert_eq!((&asked["status"], &asked["requested_by"]), (&json!("pending"), &json!("tester")));
+    assert_eq!(
+        (&asked["status"], &asked["requested_by"]),
+        (&json!("pending"), &json!("tester"))
+    );
     let status = api.json(200, "GET", &at(id, "/status"), "");
-    assert_eq!((&status["status"], &status["queue_position"]), (&json!("pending"), &json!(0)));
+    assert_eq!(
+        (&status["status"], &status["queue_position"]),
+        (&json!("pending"), &json!(0))
+    );
     let busy = api.problem(409, "target_busy", ("POST", BACKUPS, ""));
-    assert_eq!(busy["active"], json!({"type": "backup", "id": id, "status": "pending"}));
+    assert_eq!(
+        busy["active"],
+        json!({"type": "backup", "id": id, "status": "pending"})
+    );
     api.problem(409, "backup_active", ("DELETE", &at(id, ""), ""));
-    api.problem(409, "backup_not_complete", ("GET", &at(id, "/download"), ""));
+    api.problem(
+        409,
+        "backup_not_complete",
+        ("GET", &at(id, "/download"), ""),
+    );
 
     api.service.burst();
     let shown = api.service.pgseal.json(&["show", "latest"]);
@@ -58,7 +71,10 @@ fn a_backup_is_asked_for_followed_and_deleted() {
     assert_eq!(done["storage_key"], shown["object_key"]);
     assert_eq!(done["labels"], json!({"why": "test"}));
     let metrics = api.bare("GET", "/metrics", &[], "").text();
-    assert!(metrics.contains(r#"pgseal_last_success_age_seconds{target="default",database="#), "{metrics}");
+    assert!(
+        metrics.contains(r#"pgseal_last_success_age_seconds{target="default",database="#),
+        "{metrics}"
+    );
     assert!(metrics.contains("pgseal_queue_jobs 0\n"), "{metrics}");
 
     api.problem(409, "last_good_backup", ("DELETE", &at(id, ""), ""));
@@ -68,7 +84,10 @@ fn a_backup_is_asked_for_followed_and_deleted() {
     assert_eq!(api.service.listed(), Vec::<String>::new());
     assert_eq!(api.service.pgseal.stored(), Vec::<String>::new());
     assert_eq!(outcomes(&api, "backup.create"), ["accepted", "target_busy"]);
-    assert_eq!(outcomes(&api, "backup.delete"), ["backup_active", "last_good_backup", "begun", "done"]);
+    assert_eq!(
+        outcomes(&api, "backup.delete"),
+        ["backup_active", "last_good_backup", "begun", "done"]
+    );
 }
 
 #[test]
@@ -81,10 +100,18 @@ fn lists_are_filtered_and_paged() {
          FROM generate_series(1, 45) n",
     );
     let ids = |list: &Value| -> Vec<i64> {
-        list["items"].as_array().unwrap().iter().map(|item| item["id"].as_i64().unwrap()).collect()
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["id"].as_i64().unwrap())
+            .collect()
     };
     let first = api.json(200, "GET", BACKUPS, "");
-    assert_eq!((ids(&first)[0], ids(&first).len(), &first["total"]), (45, 20, &json!(45)));
+    assert_eq!(
+        (ids(&first)[0], ids(&first).len(), &first["total"]),
+        (45, 20, &json!(45))
+    );
     // Following the links passes everything once.
     let (mut seen, mut next) = (Vec::new(), Some(format!("{BACKUPS}?per_page=7")));
     while let Some(path) = next {
@@ -93,19 +120,31 @@ fn lists_are_filtered_and_paged() {
         next = page["links"]["next"].as_str().map(str::to_owned);
     }
     assert_eq!(seen, (1..=45).rev().collect::<Vec<_>>());
-    let total = |query: &str| api.json(200, "GET", &format!("{BACKUPS}?{query}"), "")["total"].clone();
+    let total =
+        |query: &str| api.json(200, "GET", &format!("{BACKUPS}?{query}"), "")["total"].clone();
     assert_eq!(total("kind=manual"), 22);
     assert_eq!(total("kind=pre_restore"), 0);
     assert_eq!(total("status=failed&database=shop"), 10);
     assert_eq!(total("status=completed"), 0);
-    assert_eq!(total("from=2026-01-01T05:00:00Z&until=2026-01-01T08:00:00Z"), 3);
-    let odd = api.json(200, "GET", &format!("{BACKUPS}?database=b%26c%20%C3%BC&per_page=30"), "");
+    assert_eq!(
+        total("from=2026-01-01T05:00:00Z&until=2026-01-01T08:00:00Z"),
+        3
+    );
+    let odd = api.json(
+        200,
+        "GET",
+        &format!("{BACKUPS}?database=b%26c%20%C3%BC&per_page=30"),
+        "",
+    );
     assert_eq!(odd["total"], 35);
     let next = odd["links"]["next"].as_str().unwrap();
     assert_eq!(ids(&api.json(200, "GET", next, "")).len(), 5);
     // Beyond the end there is nothing, and the way back.
     let beyond = api.json(200, "GET", &format!("{BACKUPS}?page=1000000"), "");
-    assert_eq!((ids(&beyond).len(), &beyond["links"]["prev"]), (0, &json!("/api/admin/backups?page=3&per_page=20")));
+    assert_eq!(
+        (ids(&beyond).len(), &beyond["links"]["prev"]),
+        (0, &json!("/api/admin/backups?page=3&per_page=20"))
+    );
 }
 
 #[test]
@@ -130,23 +169,43 @@ fn a_restore_without_a_body_brings_everything_back_and_is_undone() {
     assert_eq!(answer.status, 202, "{answer}");
     let asked = answer.json();
     let location = answer.header("location").unwrap().to_owned();
-    assert_eq!((&asked["status"], &asked["mode"]), (&json!("waiting"), &json!("in-place")));
+    assert_eq!(
+        (&asked["status"], &asked["mode"]),
+        (&json!("waiting"), &json!("in-place"))
+    );
     let safety = asked["safety_backup_id"].as_i64().unwrap();
     api.problem(409, "backup_needed", ("DELETE", &at(id, "?force=true"), ""));
-    api.problem(409, "rollback_impossible", ("POST", &format!("{location}/rollback"), ""));
+    api.problem(
+        409,
+        "rollback_impossible",
+        ("POST", &format!("{location}/rollback"), ""),
+    );
     api.service.burst();
     let restored = api.json(200, "GET", &location, "");
     assert_eq!(restored["status"], "completed", "{restored}");
     assert_same(&first, &Content::of(server, &database.name));
-    assert_eq!(api.json(200, "GET", &at(safety, ""), "")["kind"], "pre_restore");
+    assert_eq!(
+        api.json(200, "GET", &at(safety, ""), "")["kind"],
+        "pre_restore"
+    );
 
     let undone = api.json(202, "POST", &format!("{location}/rollback"), "");
     assert_eq!(undone["backup_id"], safety);
     api.service.burst();
     assert_same(&second, &Content::of(server, &database.name));
-    let list = api.json(200, "GET", &format!("{BACKUPS}/restores?status=completed"), "");
+    let list = api.json(
+        200,
+        "GET",
+        &format!("{BACKUPS}/restores?status=completed"),
+        "",
+    );
     assert_eq!(list["total"], 2);
-    let of_one = api.json(200, "GET", &format!("{BACKUPS}/restores?backup_id={id}"), "");
+    let of_one = api.json(
+        200,
+        "GET",
+        &format!("{BACKUPS}/restores?backup_id={id}"),
+        "",
+    );
     assert_eq!(of_one["items"][0]["id"], restored["id"]);
     // What was restored stays recorded when the backup is gone.
     let restore_id = restored["id"].as_i64().unwrap();
@@ -169,27 +228,63 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
         refused(&api, "target_unknown", json!({"target": target}));
     }
     refused(&api, "confirmation_required", json!({"safety": "skip"}));
-    refused(&api, "confirmation_wrong", json!({"safety": "skip", "confirm": "shop2"}));
-    refused(&api, "confirmation_wrong", json!({"confirm": name.to_uppercase()}));
-    for body in [json!({"mode": "swap"}), json!({"url": "postgres://x"}), json!({"confirm": 1}), json!([])] {
-        api.problem(400, "invalid_request", ("POST", &restore, &body.to_string()));
+    refused(
+        &api,
+        "confirmation_wrong",
+        json!({"safety": "skip", "confirm": "shop2"}),
+    );
+    refused(
+        &api,
+        "confirmation_wrong",
+        json!({"confirm": name.to_uppercase()}),
+    );
+    for body in [
+        json!({"mode": "swap"}),
+        json!({"url": "postgres://x"}),
+        json!({"confirm": 1}),
+        json!([]),
+    ] {
+        api.problem(
+            400,
+            "invalid_request",
+            ("POST", &restore, &body.to_string()),
+        );
     }
     let plan = api.json(200, "POST", &restore, r#"{"plan": true}"#);
-    assert_eq!((&plan["database"], &plan["confirm"]), (&json!(name), &Value::Null));
+    assert_eq!(
+        (&plan["database"], &plan["confirm"]),
+        (&json!(name), &Value::Null)
+    );
     let shown = api.service.pgseal.json(&["show", "latest"]);
-    assert_eq!(plan["tables_total"], shown["tables"].as_array().unwrap().len());
+    assert_eq!(
+        plan["tables_total"],
+        shown["tables"].as_array().unwrap().len()
+    );
     assert_eq!(plan["tables"][0]["rows"], shown["tables"][0]["rows"]);
-    assert_eq!(api.service.catalog.psql("SELECT count(*) FROM pgseal.restores"), "0");
+    assert_eq!(
+        api.service
+            .catalog
+            .psql("SELECT count(*) FROM pgseal.restores"),
+        "0"
+    );
 
     api.stop();
     api.service.pgseal.set("BACKUP_RESTORE_CONFIRM", "required");
     api.run();
     api.problem(422, "confirmation_required", ("POST", &restore, ""));
-    let plan = api.json(200, "POST", &restore, r#"{"plan": true, "target": "default"}"#);
+    let plan = api.json(
+        200,
+        "POST",
+        &restore,
+        r#"{"plan": true, "target": "default"}"#,
+    );
     assert_eq!(plan["confirm"], json!(name));
     let body = json!({"confirm": name, "target": "default", "safety": "skip", "mode": "in-place"});
     let asked = api.json(202, "POST", &restore, &body.to_string());
-    assert_eq!((&asked["status"], &asked["safety_backup_id"]), (&json!("pending"), &Value::Null));
+    assert_eq!(
+        (&asked["status"], &asked["safety_backup_id"]),
+        (&json!("pending"), &Value::Null)
+    );
     let cancel = format!("{BACKUPS}/restores/{}/cancel", asked["id"]);
     assert_eq!(api.json(202, "POST", &cancel, "")["status"], "cancelled");
     api.problem(409, "already_ended", ("POST", &cancel, ""));
@@ -209,12 +304,19 @@ fn a_request_that_is_sent_twice_is_one_backup() {
     send("two", "").is_problem(409, "target_busy");
     api.service.burst();
     assert_eq!(send("one", "").json()["status"], "completed");
-    assert_eq!(api.service.catalog.psql("SELECT count(*) FROM pgseal.backups"), "1");
+    assert_eq!(
+        api.service
+            .catalog
+            .psql("SELECT count(*) FROM pgseal.backups"),
+        "1"
+    );
     for key in ["", "\u{e4}", &"x".repeat(256)] {
         send(key, "").is_problem(400, "invalid_request");
     }
     // Somebody else's key is another one.
-    api.service.catalog.psql("UPDATE pgseal.idempotency_keys SET subject = 'other'");
+    api.service
+        .catalog
+        .psql("UPDATE pgseal.idempotency_keys SET subject = 'other'");
     let other = send("one", "");
     assert_ne!(other.json()["id"], first.json()["id"]);
 }
@@ -239,7 +341,10 @@ fn progress_is_streamed_until_the_end() {
         (event["event: ".len()..].to_owned(), data)
     };
     let (event, status) = next();
-    assert_eq!((event.as_str(), &status["status"]), ("progress", &json!("pending")));
+    assert_eq!(
+        (event.as_str(), &status["status"]),
+        ("progress", &json!("pending"))
+    );
     let worker = api.service.worker("one");
     gate.until_somebody_waits();
     while next().1["status"] != "running" {}
@@ -251,7 +356,10 @@ fn progress_is_streamed_until_the_end() {
         }
         assert_eq!(status["status"], "running");
     };
-    assert_eq!((&last["status"], &last["id"]), (&json!("completed"), &json!(id)));
+    assert_eq!(
+        (&last["status"], &last["id"]),
+        (&json!("completed"), &json!(id))
+    );
     worker.signal(rustix::process::Signal::TERM);
     assert_eq!(worker.wait().code, 0);
 }
@@ -264,7 +372,10 @@ fn a_running_backup_is_cancelled_and_a_damaged_one_is_found() {
     let worker = api.service.worker("one");
     gate.until_somebody_waits();
     let asked = api.json(202, "POST", &at(id, "/cancel"), "");
-    assert_eq!((&asked["status"], &asked["cancel_requested"]), (&json!("running"), &json!(true)));
+    assert_eq!(
+        (&asked["status"], &asked["cancel_requested"]),
+        (&json!("running"), &json!(true))
+    );
     api.service.until_backup(id, "cancelled");
     api.problem(409, "already_ended", ("POST", &at(id, "/cancel"), ""));
     assert_eq!(api.ask("DELETE", &at(id, ""), "").status, 204);
@@ -287,7 +398,11 @@ fn a_running_backup_is_cancelled_and_a_damaged_one_is_found() {
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     verify("CORRUPT");
-    api.problem(409, "backup_not_restorable", ("POST", &at(id, "/restore"), ""));
+    api.problem(
+        409,
+        "backup_not_restorable",
+        ("POST", &at(id, "/restore"), ""),
+    );
     worker.signal(rustix::process::Signal::TERM);
     assert_eq!(worker.wait().code, 0);
 }
@@ -298,18 +413,46 @@ fn a_sealed_object_is_downloaded_whole_and_in_parts() {
     let api = Api::start();
     let id = made(&api);
     let path = at(id, "/download");
-    let stored = std::fs::read(api.service.pgseal.store().join(api.service.backup(id, "object_key"))).unwrap();
+    let stored = std::fs::read(
+        api.service
+            .pgseal
+            .store()
+            .join(api.service.backup(id, "object_key")),
+    )
+    .unwrap();
     let whole = api.ask("GET", &path, "");
     assert_eq!((whole.status, whole.body == stored), (200, true));
     let etag = whole.header("etag").unwrap().to_owned();
-    assert_eq!(etag, format!("\"{}\"", api.service.backup(id, "encode(sealed_sha256, 'hex')")));
+    assert_eq!(
+        etag,
+        format!(
+            "\"{}\"",
+            api.service.backup(id, "encode(sealed_sha256, 'hex')")
+        )
+    );
     let head = api.ask("HEAD", &path, "");
     assert_eq!((head.status, head.body.len()), (200, 0));
-    assert_eq!(head.header("content-length"), Some(stored.len().to_string().as_str()));
-    let part = api.with("GET", &path, &[("Range", "bytes=100-199"), ("If-Range", &etag)], "");
+    assert_eq!(
+        head.header("content-length"),
+        Some(stored.len().to_string().as_str())
+    );
+    let part = api.with(
+        "GET",
+        &path,
+        &[("Range", "bytes=100-199"), ("If-Range", &etag)],
+        "",
+    );
     assert_eq!((part.status, &part.body[..]), (206, &stored[100..200]));
-    assert_eq!(part.header("content-range"), Some(format!("bytes 100-199/{}", stored.len()).as_str()));
-    let rest = api.with("GET", &path, &[("Range", &format!("bytes={}-", stored.len() - 5))], "");
+    assert_eq!(
+        part.header("content-range"),
+        Some(format!("bytes 100-199/{}", stored.len()).as_str())
+    );
+    let rest = api.with(
+        "GET",
+        &path,
+        &[("Range", &format!("bytes={}-", stored.len() - 5))],
+        "",
+    );
     assert_eq!(&rest.body[..], &stored[stored.len() - 5..]);
     let beyond = api.with("GET", &path, &[("Range", "bytes=999999999999-")], "");
     beyond.is_problem(416, "range_not_satisfiable");
@@ -337,9 +480,18 @@ fn the_audit_says_who_did_what_and_only_grows() {
     assert_eq!(newest["backup_id"], id);
     assert_eq!(newest["origin"], "127.0.0.1");
     assert_eq!(newest["outcome"], "last_good_backup");
-    let filtered = api.json(200, "GET", "/api/admin/audit?action=backup.create&subject=tester", "");
+    let filtered = api.json(
+        200,
+        "GET",
+        "/api/admin/audit?action=backup.create&subject=tester",
+        "",
+    );
     assert_eq!(filtered["total"], 1);
-    for sql in ["UPDATE pgseal.audit SET subject = 'x'", "DELETE FROM pgseal.audit", "TRUNCATE pgseal.audit"] {
+    for sql in [
+        "UPDATE pgseal.audit SET subject = 'x'",
+        "DELETE FROM pgseal.audit",
+        "TRUNCATE pgseal.audit",
+    ] {
         let refused = api.service.catalog.psql(&format!(
             "DO $$ BEGIN {sql}; RAISE 'it was done'; EXCEPTION WHEN restrict_violation THEN NULL; END $$; SELECT count(*) FROM pgseal.audit"
         ));
@@ -351,14 +503,24 @@ fn the_audit_says_who_did_what_and_only_grows() {
 fn what_is_away_is_named_and_a_request_is_taken_without_redis() {
     let api = Api::start();
     let ready = || api.bare("GET", "/readyz", &[], "");
-    assert_eq!(ready().json(), json!({"status": "ready", "catalog": "ok", "redis": "ok", "store": "ok"}));
+    assert_eq!(
+        ready().json(),
+        json!({"status": "ready", "catalog": "ok", "redis": "ok", "store": "ok"})
+    );
     api.service.redis.kill();
     crate::harness::somebody::until("Redis to be away", || ready().json()["redis"] == "away");
     assert_eq!(ready().status, 503);
     assert_eq!(api.bare("GET", "/healthz", &[], "").status, 200);
     let id = api.json(202, "POST", BACKUPS, "")["id"].as_i64().unwrap();
-    assert_eq!(api.json(200, "GET", &at(id, "/status"), "")["queue_position"], Value::Null);
-    assert!(!api.bare("GET", "/metrics", &[], "").text().contains("\npgseal_queue_jobs "));
+    assert_eq!(
+        api.json(200, "GET", &at(id, "/status"), "")["queue_position"],
+        Value::Null
+    );
+    assert!(
+        !api.bare("GET", "/metrics", &[], "")
+            .text()
+            .contains("\npgseal_queue_jobs ")
+    );
     api.service.redis.run();
     // A worker finds the row, and makes the job that Redis never had.
     let worker = api.service.worker("later");
@@ -376,15 +538,27 @@ fn pages_of_other_origins_are_let_in_only_where_configured() {
         ("Access-Control-Request-Headers", "authorization"),
     ];
     let answer = api.bare("OPTIONS", BACKUPS, &preflight, "");
-    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, None));
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (401, None)
+    );
     api.stop();
-    api.service.pgseal.set("BACKUP_CORS_ORIGINS", "https://admin.example,https://other.example");
+    api.service.pgseal.set(
+        "BACKUP_CORS_ORIGINS",
+        "https://admin.example,https://other.example",
+    );
     api.run();
     let answer = api.bare("OPTIONS", BACKUPS, &preflight, "");
-    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("https://admin.example")));
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (200, Some("https://admin.example"))
+    );
     let problem = api.bare("GET", BACKUPS, &[("Origin", "https://admin.example")], "");
     problem.is_problem(401, "unauthorized");
-    assert_eq!(problem.header("access-control-allow-origin"), Some("https://admin.example"));
+    assert_eq!(
+        problem.header("access-control-allow-origin"),
+        Some("https://admin.example")
+    );
     let stranger = api.bare("GET", BACKUPS, &[("Origin", "https://evil.example")], "");
     assert_eq!(stranger.header("access-control-allow-origin"), None);
 }
@@ -394,17 +568,26 @@ fn it_ends_in_order_and_lets_streams_go() {
     let mut api = Api::start();
     let id = api.json(202, "POST", BACKUPS, "")["id"].as_i64().unwrap();
     let mut stream = api.connect();
-    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", at(id, "/events"), api.token);
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+        at(id, "/events"),
+        api.token
+    );
     stream.write_all(request.as_bytes()).unwrap();
     let mut lines = BufReader::new(stream).lines();
-    lines.find(|line| line.as_ref().unwrap().starts_with("data: ")).unwrap().unwrap();
+    lines
+        .find(|line| line.as_ref().unwrap().starts_with("data: "))
+        .unwrap()
+        .unwrap();
     let started = std::time::Instant::now();
     let run = api.stop();
     assert_eq!(run.code, 0, "{run}");
     assert!(started.elapsed().as_secs() < 8, "{run}");
     // The stream ended as one that is over, not as one that was cut.
     assert_eq!(lines.map(Result::unwrap).last().as_deref(), Some(""));
-    assert!(String::from_utf8_lossy(&run.stdout).contains(&format!("http://127.0.0.1:{}", api.port)));
+    assert!(
+        String::from_utf8_lossy(&run.stdout).contains(&format!("http://127.0.0.1:{}", api.port))
+    );
 }
 
 #[test]
@@ -417,11 +600,20 @@ fn it_does_not_start_on_what_cannot_work() {
     refused(&service.pgseal, "JWT_SECRET is not set");
     service.pgseal.set("JWT_SECRET", "too-short");
     refused(&service.pgseal, "fewer than 32 bytes");
-    service.pgseal.set("JWT_SECRET", "x".repeat(32)).set("JWT_ALGORITHM", "RS256");
+    service
+        .pgseal
+        .set("JWT_SECRET", "x".repeat(32))
+        .set("JWT_ALGORITHM", "RS256");
     refused(&service.pgseal, "needs a public key");
-    service.pgseal.unset("JWT_ALGORITHM").set("JWT_PUBLIC_KEY", "-----BEGIN PUBLIC KEY-----");
+    service
+        .pgseal
+        .unset("JWT_ALGORITHM")
+        .set("JWT_PUBLIC_KEY", "-----BEGIN PUBLIC KEY-----");
     refused(&service.pgseal, "JWT_PUBLIC_KEY is set");
-    service.pgseal.unset("JWT_PUBLIC_KEY").set("JWT_SECRETS", "typo");
+    service
+        .pgseal
+        .unset("JWT_PUBLIC_KEY")
+        .set("JWT_SECRETS", "typo");
     refused(&service.pgseal, "did you mean JWT_SECRET?");
     service.pgseal.unset("JWT_SECRETS").unset("BACKUP_STORE");
     refused(&service.pgseal, "no store is named");
@@ -432,10 +624,14 @@ fn it_does_not_start_on_what_cannot_work() {
 fn the_commands_of_the_readme_work() {
     let api = Api::start();
     made(&api);
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let (_, section) = readme.split_once("\n## The API\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let commands: Vec<&str> = section.lines().filter(|line| line.starts_with("curl ")).collect();
+    let commands: Vec<&str> = section
+        .lines()
+        .filter(|line| line.starts_with("curl "))
+        .collect();
     assert!(commands.len() >= 8, "{commands:?}");
     for command in commands {
         let output = Command::new("sh")
@@ -445,8 +641,15 @@ fn the_commands_of_the_readme_work() {
             .current_dir(api.service.pgseal.store().parent().unwrap())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output.stderr));
-        assert!(!output.stdout.is_empty() || command.contains(" -o "), "{command}");
+        assert!(
+            output.status.success(),
+            "{command}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            !output.stdout.is_empty() || command.contains(" -o "),
+            "{command}"
+        );
         api.service.burst();
     }
 }
@@ -470,7 +673,10 @@ fn memory_stays_below_forty_mebibytes() {
         }
     });
     let status = std::fs::read_to_string(format!("/proc/{}/status", api.pid())).unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
     let kib: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
     // A debug build's text counts too; the benchmark looks at the release build.
     assert!(kib < 40 * 1024 * 2, "{peak}");

@@ -17,7 +17,10 @@ fn the_description_in_the_repository_is_the_one_that_is_served() {
         std::fs::write(path, &current).unwrap();
     }
     let kept = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(kept == current, "docs/openapi.json is old: PGSEAL_WRITE_OPENAPI=1 cargo test --test it api_contract::the_description");
+    assert!(
+        kept == current,
+        "docs/openapi.json is old: PGSEAL_WRITE_OPENAPI=1 cargo test --test it api_contract::the_description"
+    );
     let api = Api::start();
     let answer = api.bare("GET", "/api/openapi.json", &[], "");
     assert_eq!(answer.text(), current);
@@ -26,7 +29,10 @@ fn the_description_in_the_repository_is_the_one_that_is_served() {
         for (method, operation) in item.as_object().unwrap() {
             let is_open = pgseal::api::OPEN.contains(&path.as_str());
             assert_eq!(operation["security"].is_null(), is_open, "{method} {path}");
-            assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+            assert!(
+                operation["summary"].is_string(),
+                "{method} {path} has no summary"
+            );
         }
     }
     let page = api.bare("GET", "/api/docs", &[], "");
@@ -35,7 +41,11 @@ fn the_description_in_the_repository_is_the_one_that_is_served() {
     for elsewhere in ["http://", "https://", "src=", "@import", "//cdn"] {
         assert!(!page.text().contains(elsewhere), "{elsewhere}");
     }
-    assert!(page.header("content-security-policy").unwrap().contains("default-src 'none'"));
+    assert!(
+        page.header("content-security-policy")
+            .unwrap()
+            .contains("default-src 'none'")
+    );
 }
 
 /// What schemathesis makes of the description is sent, and every answer is one that the description knows.
@@ -45,7 +55,9 @@ fn schemathesis_finds_nothing() {
     service.pgseal.set("BACKUP_REQUESTS_PER_SECOND", "100000");
     let api = Api::of(service);
     // Something to look at, of each kind.
-    let id = api.json(202, "POST", "/api/admin/backups", "")["id"].as_i64().unwrap();
+    let id = api.json(202, "POST", "/api/admin/backups", "")["id"]
+        .as_i64()
+        .unwrap();
     api.service.burst();
     api.json(202, "POST", &format!("/api/admin/backups/{id}/restore"), "");
     let worker = api.service.worker("contract");
@@ -67,8 +79,15 @@ fn schemathesis_finds_nothing() {
     let said = String::from_utf8_lossy(&output.stdout);
     // The time is over, or it has tried all; that it found something has a code of its own.
     let code = output.status.code();
-    assert!(matches!(code, Some(0 | 124)), "{code:?}\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(!said.contains("Failures:") && !said.contains("FAILURES"), "{said}");
+    assert!(
+        matches!(code, Some(0 | 124)),
+        "{code:?}\n{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        !said.contains("Failures:") && !said.contains("FAILURES"),
+        "{said}"
+    );
     worker.signal(rustix::process::Signal::TERM);
     worker.wait();
 }

@@ -16,13 +16,42 @@ fn patient() -> Api {
 }
 
 const TEXTS: [&str; 22] = [
-    "' OR 1=1--", "'; DROP TABLE pgseal.backups;--", "\" OR \"\"=\"", "1; SELECT pg_sleep(10)", "1)) UNION SELECT null--",
-    "%27%20OR%201%3D1", "$1", "\\", "{{7*7}}", "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "/etc/passwd", "%00",
-    "a%00b", "%0d%0aX-Injected:%201", "%ff%fe", "\u{202e}", "-1", "0x10", "1e9", "NaN", "99999999999999999999999999",
+    "' OR 1=1--",
+    "'; DROP TABLE pgseal.backups;--",
+    "\" OR \"\"=\"",
+    "1; SELECT pg_sleep(10)",
+    "1)) UNION SELECT null--",
+    "%27%20OR%201%3D1",
+    "$1",
+    "\\",
+    "{{7*7}}",
+    "../../etc/passwd",
+    "..%2f..%2fetc%2fpasswd",
+    "/etc/passwd",
+    "%00",
+    "a%00b",
+    "%0d%0aX-Injected:%201",
+    "%ff%fe",
+    "\u{202e}",
+    "-1",
+    "0x10",
+    "1e9",
+    "NaN",
+    "99999999999999999999999999",
 ];
 const NUMBERS: [&str; 12] = [
-    "0", "-1", "+1", "1.0", "01x", "9223372036854775807", "9223372036854775808", "-9223372036854775808",
-    "340282366920938463463374607431768211456", "%31%00", " 1", "\u{661}",
+    "0",
+    "-1",
+    "+1",
+    "1.0",
+    "01x",
+    "9223372036854775807",
+    "9223372036854775808",
+    "-9223372036854775808",
+    "340282366920938463463374607431768211456",
+    "%31%00",
+    " 1",
+    "\u{661}",
 ];
 
 fn encoded(text: &str) -> String {
@@ -50,9 +79,14 @@ fn is_harmless(answer: &crate::harness::api::Answer, what: &str) {
 #[test]
 fn no_parameter_is_sql_a_path_or_a_number_beyond_all() {
     let mut api = patient();
-    let id = api.json(202, "POST", "/api/admin/backups", "")["id"].as_i64().unwrap();
+    let id = api.json(202, "POST", "/api/admin/backups", "")["id"]
+        .as_i64()
+        .unwrap();
     api.service.burst();
-    let before = api.service.catalog.psql("SELECT count(*) FROM pgseal.backups");
+    let before = api
+        .service
+        .catalog
+        .psql("SELECT count(*) FROM pgseal.backups");
     let document: Value = serde_json::from_str(&pgseal::api::document()).unwrap();
     let mut tried = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -66,11 +100,18 @@ fn no_parameter_is_sql_a_path_or_a_number_beyond_all() {
                     assert!(answer.status >= 400, "{method} {path} {value}: {answer}");
                     tried += 1;
                 }
-                let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+                let parameters = operation["parameters"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
                 for parameter in parameters.iter().filter(|one| one["in"] == "query") {
                     let name = parameter["name"].as_str().unwrap();
                     let concrete = path.replace("{id}", "999999");
-                    for query in [format!("{name}={value}"), format!("{name}={value}&{name}={value}"), format!("{name}[]={value}")] {
+                    for query in [
+                        format!("{name}={value}"),
+                        format!("{name}={value}&{name}={value}"),
+                        format!("{name}[]={value}"),
+                    ] {
                         let answer = api.ask(&method, &format!("{concrete}?{query}"), "");
                         is_harmless(&answer, &format!("{method} {path} {query}"));
                         tried += 1;
@@ -79,16 +120,33 @@ fn no_parameter_is_sql_a_path_or_a_number_beyond_all() {
             }
         }
     }
-    for query in ["page=0", "page=-1", "page=1000001", "page=4294967296", "per_page=0", "per_page=101", "page=1&page=2", "unknown=1", "status=Completed", "from=yesterday", "from=9999-12-31T23:59:59-23:59", "until=-0001-01-01T00:00:00Z", "database=%00"] {
+    for query in [
+        "page=0",
+        "page=-1",
+        "page=1000001",
+        "page=4294967296",
+        "per_page=0",
+        "per_page=101",
+        "page=1&page=2",
+        "unknown=1",
+        "status=Completed",
+        "from=yesterday",
+        "from=9999-12-31T23:59:59-23:59",
+        "until=-0001-01-01T00:00:00Z",
+        "database=%00",
+    ] {
         let answer = api.ask("GET", &format!("/api/admin/backups?{query}"), "");
-        if !query.starts_with("from=9999") {
-            answer.is_problem(400, "invalid_request");
-        }
+        answer.is_problem(400, "invalid_request");
         is_harmless(&answer, query);
         tried += 1;
     }
     assert!(tried > 900, "{tried}");
-    assert_eq!(api.service.catalog.psql("SELECT count(*) FROM pgseal.backups"), before);
+    assert_eq!(
+        api.service
+            .catalog
+            .psql("SELECT count(*) FROM pgseal.backups"),
+        before
+    );
     assert_eq!(api.service.backup(id, "status"), "completed");
     let log = api.stop().stderr;
     assert!(!log.contains(&api.token) && !log.contains(SECRET) && !log.contains("panicked"));
@@ -98,35 +156,85 @@ fn no_parameter_is_sql_a_path_or_a_number_beyond_all() {
 #[test]
 fn bodies_are_taken_only_in_their_form() {
     let mut api = patient();
-    let id = api.json(202, "POST", "/api/admin/backups", "")["id"].as_i64().unwrap();
+    let id = api.json(202, "POST", "/api/admin/backups", "")["id"]
+        .as_i64()
+        .unwrap();
     api.service.burst();
-    let paths = ["/api/admin/backups".to_owned(), format!("/api/admin/backups/{id}/restore"), "/api/admin/backups/restores/1/rollback".to_owned()];
+    let paths = [
+        "/api/admin/backups".to_owned(),
+        format!("/api/admin/backups/{id}/restore"),
+        "/api/admin/backups/restores/1/rollback".to_owned(),
+    ];
     let deep = format!("{{\"labels\": {}", "{\"a\":".repeat(20_000));
     let mut bodies: Vec<String> = [
-        "{", "[]", "null", "1", "\"x\"", "{}{}", "{\"a\": 1}", "{\"__proto__\": {}}", "{'labels': {}}", "\u{feff}{}",
-        "{\"labels\": {\"a\": \"1\", \"a\": \"2\"}}", "{\"labels\": {}, \"labels\": {}}", "{\"plan\": true, \"plan\": false}",
-        "{\"labels\": {\"a\": 1}}", "{\"labels\": {\"\": \"x\"}}", "{\"labels\": {\"a\": \"\\u0000\"}}", "{\"labels\": {\"a\\nb\": \"x\"}}",
-        "{\"labels\": {\"a\": \"\\ud800\"}}", "{\"exclude_table_data\": [\"\"]}", "{\"exclude_table_data\": \"x\"}", "{\"plan\": \"yes\"}",
-        "{\"confirm\": {\"$ne\": null}}", "{\"safety\": \"none\"}", "{\"mode\": \"auto\"}", "{\"plan\": 1e999}", "NaN",
+        "{",
+        "[]",
+        "null",
+        "1",
+        "\"x\"",
+        "{}{}",
+        "{\"a\": 1}",
+        "{\"__proto__\": {}}",
+        "{'labels': {}}",
+        "\u{feff}{}",
+        "{\"labels\": {\"a\": \"1\", \"a\": \"2\"}}",
+        "{\"labels\": {}, \"labels\": {}}",
+        "{\"plan\": true, \"plan\": false}",
+        "{\"labels\": {\"a\": 1}}",
+        "{\"labels\": {\"\": \"x\"}}",
+        "{\"labels\": {\"a\": \"\\u0000\"}}",
+        "{\"labels\": {\"a\\nb\": \"x\"}}",
+        "{\"labels\": {\"a\": \"\\ud800\"}}",
+        "{\"exclude_table_data\": [\"\"]}",
+        "{\"exclude_table_data\": \"x\"}",
+        "{\"plan\": \"yes\"}",
+        "{\"confirm\": {\"$ne\": null}}",
+        "{\"safety\": \"none\"}",
+        "{\"mode\": \"auto\"}",
+        "{\"plan\": 1e999}",
+        "NaN",
     ]
     .map(str::to_owned)
     .to_vec();
     bodies.push(deep);
-    bodies.push(format!("{{\"labels\": {{\"a\": \"{}\"}}}}", "x".repeat(256)));
-    bodies.push(format!("{{\"labels\": {{{}}}}}", (0..33).map(|n| format!("\"{n}\": \"\"")).collect::<Vec<_>>().join(",")));
+    bodies.push(format!(
+        "{{\"labels\": {{\"a\": \"{}\"}}}}",
+        "x".repeat(256)
+    ));
+    bodies.push(format!(
+        "{{\"labels\": {{{}}}}}",
+        (0..33)
+            .map(|n| format!("\"{n}\": \"\""))
+            .collect::<Vec<_>>()
+            .join(",")
+    ));
     for path in &paths {
         for body in &bodies {
             let answer = api.ask("POST", path, body);
             let start: String = body.chars().take(40).collect();
             is_harmless(&answer, &format!("{path} {start}"));
-            assert!(matches!(answer.status, 400 | 413), "{path} {start}: {answer}");
+            assert!(
+                matches!(answer.status, 400 | 413),
+                "{path} {start}: {answer}"
+            );
         }
-        for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", ""] {
-            api.with("POST", path, &[("Content-Type", kind)], "{}").is_problem(415, "not_json");
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "application/xml",
+            "",
+        ] {
+            api.with("POST", path, &[("Content-Type", kind)], "{}")
+                .is_problem(415, "not_json");
         }
-        api.ask("POST", path, &"x".repeat(70_000)).is_problem(413, "too_large");
+        api.ask("POST", path, &"x".repeat(70_000))
+            .is_problem(413, "too_large");
     }
-    let rows = api.service.catalog.psql("SELECT count(*) FROM pgseal.backups");
+    let rows = api
+        .service
+        .catalog
+        .psql("SELECT count(*) FROM pgseal.backups");
     assert_eq!(rows, "1");
     assert!(!api.stop().stderr.contains(&api.token));
 }
@@ -136,14 +244,19 @@ fn bodies_are_taken_only_in_their_form() {
 fn slow_and_broken_connections_hold_nobody_up() {
     let mut api = patient();
     let started = Instant::now();
-    let head = format!("POST /api/admin/backups HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n", api.token);
+    let head = format!(
+        "POST /api/admin/backups HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n",
+        api.token
+    );
     // Each begins, and then says nothing, or very little.
     let mut slow_head: Vec<_> = (0..20).map(|_| api.connect()).collect();
     for stream in &mut slow_head {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nX: ").unwrap();
     }
     let mut slow_body = api.connect();
-    slow_body.write_all(format!("{head}Content-Length: 1000\r\n\r\n{{").as_bytes()).unwrap();
+    slow_body
+        .write_all(format!("{head}Content-Length: 1000\r\n\r\n{{").as_bytes())
+        .unwrap();
     assert_eq!(api.bare("GET", "/healthz", &[], "").status, 200);
     let mut answer = String::new();
     let _read = slow_body.read_to_string(&mut answer);
@@ -152,7 +265,11 @@ fn slow_and_broken_connections_hold_nobody_up() {
         let mut rest = Vec::new();
         let _read = stream.read_to_end(&mut rest);
     }
-    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(40),
+        "{:?}",
+        started.elapsed()
+    );
 
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n");
     let long = "x".repeat(40_000);
@@ -182,25 +299,51 @@ fn slow_and_broken_connections_hold_nobody_up() {
         let answer = String::from_utf8_lossy(&answer);
         let start: String = bytes.chars().rev().take(40).collect();
         // Refused, or only hung up on.
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.0 4"), "{start}: {answer}");
+        assert!(
+            answer.is_empty()
+                || answer.starts_with("HTTP/1.1 4")
+                || answer.starts_with("HTTP/1.0 4"),
+            "{start}: {answer}"
+        );
     }
     assert_eq!(api.bare("GET", "/healthz", &[], "").status, 200);
-    assert_eq!(api.service.catalog.psql("SELECT count(*) FROM pgseal.backups"), "0");
+    assert_eq!(
+        api.service
+            .catalog
+            .psql("SELECT count(*) FROM pgseal.backups"),
+        "0"
+    );
     let log = api.stop().stderr;
-    assert!(!log.contains(&api.token) && !log.contains("panicked"), "{log}");
+    assert!(
+        !log.contains(&api.token) && !log.contains("panicked"),
+        "{log}"
+    );
 }
 
 /// Row 109: nothing that a client says becomes an address, a path or a setting of the service.
 #[test]
 fn no_request_chooses_where_the_service_connects_to() {
     let mut api = patient();
-    let id = api.json(202, "POST", "/api/admin/backups", "")["id"].as_i64().unwrap();
+    let id = api.json(202, "POST", "/api/admin/backups", "")["id"]
+        .as_i64()
+        .unwrap();
     api.service.burst();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let trap = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
     let restore = format!("/api/admin/backups/{id}/restore");
-    for name in ["target", "url", "endpoint", "database_url", "store", "bucket", "webhook", "callback", "mode", "confirm"] {
+    for name in [
+        "target",
+        "url",
+        "endpoint",
+        "database_url",
+        "store",
+        "bucket",
+        "webhook",
+        "callback",
+        "mode",
+        "confirm",
+    ] {
         for scheme in ["http", "postgres", "redis", "s3", "file"] {
             let body = format!("{{\"{name}\": \"{scheme}://{trap}/x\"}}");
             for path in ["/api/admin/backups", &restore] {
@@ -210,8 +353,21 @@ fn no_request_chooses_where_the_service_connects_to() {
             }
         }
     }
-    for header in ["Host", "X-Forwarded-Host", "X-Forwarded-For", "Forwarded", "Referer", "X-Original-URL", "X-Http-Method-Override"] {
-        let answer = api.with("GET", &format!("/api/admin/backups/{id}"), &[(header, &trap)], "");
+    for header in [
+        "Host",
+        "X-Forwarded-Host",
+        "X-Forwarded-For",
+        "Forwarded",
+        "Referer",
+        "X-Original-URL",
+        "X-Http-Method-Override",
+    ] {
+        let answer = api.with(
+            "GET",
+            &format!("/api/admin/backups/{id}"),
+            &[(header, &trap)],
+            "",
+        );
         is_harmless(&answer, header);
         assert!(!answer.text().contains(&trap), "{header}");
     }

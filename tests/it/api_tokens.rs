@@ -41,56 +41,153 @@ fn corpus() -> Vec<(String, String, u16)> {
     let payload = message.split_once('.').unwrap().1;
 
     // Rows 99 and 100: the token's own choice of algorithm is no choice.
-    for algorithm in [json!("none"), json!("None"), json!("HS384"), json!("RS256"), json!("hs256"), json!(""), json!(null), json!(256), json!(["HS256"])] {
+    for algorithm in [
+        json!("none"),
+        json!("None"),
+        json!("HS384"),
+        json!("RS256"),
+        json!("hs256"),
+        json!(""),
+        json!(null),
+        json!(256),
+        json!(["HS256"]),
+    ] {
         let header = json!({"alg": algorithm, "typ": "JWT"});
         let with = signed(&header, &claims, SECRET.as_bytes());
         add(&format!("alg {algorithm}"), bearer(&with), 401);
         let (unsigned, _) = with.rsplit_once('.').unwrap();
-        add(&format!("alg {algorithm}, unsigned"), bearer(&format!("{unsigned}.")), 401);
+        add(
+            &format!("alg {algorithm}, unsigned"),
+            bearer(&format!("{unsigned}.")),
+            401,
+        );
     }
-    add("no alg", bearer(&signed(&json!({"typ": "JWT"}), &claims, SECRET.as_bytes())), 401);
-    for extra in [json!({"jku": "http://127.0.0.1:1/k"}), json!({"crit": ["exp"]}), json!({"x5u": "x"}), json!({"jwk": {}}), json!({"b64": false}), json!({"typ": "JWE"})] {
+    add(
+        "no alg",
+        bearer(&signed(&json!({"typ": "JWT"}), &claims, SECRET.as_bytes())),
+        401,
+    );
+    for extra in [
+        json!({"jku": "http://127.0.0.1:1/k"}),
+        json!({"crit": ["exp"]}),
+        json!({"x5u": "x"}),
+        json!({"jwk": {}}),
+        json!({"b64": false}),
+        json!({"typ": "JWE"}),
+    ] {
         let mut with = header.clone();
-        with.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        add(&format!("header {extra}"), bearer(&signed(&with, &claims, SECRET.as_bytes())), 401);
+        with.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        add(
+            &format!("header {extra}"),
+            bearer(&signed(&with, &claims, SECRET.as_bytes())),
+            401,
+        );
     }
     // Rows 101 and 102: claims.
     for (name, value) in [
-        ("exp", json!(now() - 60)), ("exp", json!((now() + 3600).to_string())), ("exp", Value::Null), ("exp", json!([])),
-        ("nbf", json!(now() + 3600)), ("nbf", json!("0")), ("iat", json!(now() + 86400)), ("iat", json!("now")),
-        ("iss", json!("them")), ("aud", json!("other")), ("aud", json!(["x"])), ("sub", json!("")), ("sub", json!("a\nb")),
+        ("exp", json!(now() - 60)),
+        ("exp", json!((now() + 3600).to_string())),
+        ("exp", Value::Null),
+        ("exp", json!([])),
+        ("nbf", json!(now() + 3600)),
+        ("nbf", json!("0")),
+        ("iat", json!(now() + 86400)),
+        ("iat", json!("now")),
+        ("iss", json!("them")),
+        ("aud", json!("other")),
+        ("aud", json!(["x"])),
+        ("sub", json!("")),
+        ("sub", json!("a\nb")),
     ] {
         let mut with = claims.clone();
         with[name] = value.clone();
-        add(&format!("{name} {value}"), bearer(&signed(&header, &with, SECRET.as_bytes())), 401);
+        add(
+            &format!("{name} {value}"),
+            bearer(&signed(&header, &with, SECRET.as_bytes())),
+            401,
+        );
     }
     for name in ["exp", "sub", "iss", "aud"] {
         let mut with = claims.clone();
         with.as_object_mut().unwrap().shift_remove(name);
-        add(&format!("no {name}"), bearer(&signed(&header, &with, SECRET.as_bytes())), 401);
+        add(
+            &format!("no {name}"),
+            bearer(&signed(&header, &with, SECRET.as_bytes())),
+            401,
+        );
     }
     // Row 103: roles.
-    for role in [json!("user"), json!("Admin"), json!("admin "), json!(["user"]), json!({"admin": true}), json!(null), json!(true)] {
+    for role in [
+        json!("user"),
+        json!("Admin"),
+        json!("admin "),
+        json!(["user"]),
+        json!({"admin": true}),
+        json!(null),
+        json!(true),
+    ] {
         let mut with = claims.clone();
         with["role"] = role.clone();
-        add(&format!("role {role}"), bearer(&signed(&header, &with, SECRET.as_bytes())), 403);
+        add(
+            &format!("role {role}"),
+            bearer(&signed(&header, &with, SECRET.as_bytes())),
+            403,
+        );
     }
     // Tampered, cut, doubled, foreign.
     let mut flipped = URL_SAFE_NO_PAD.decode(signature).unwrap();
     flipped[5] ^= 4;
     let flipped = URL_SAFE_NO_PAD.encode(flipped);
-    add("a flipped signature", bearer(&format!("{message}.{flipped}")), 401);
+    add(
+        "a flipped signature",
+        bearer(&format!("{message}.{flipped}")),
+        401,
+    );
     add("a cut signature", bearer(&token[..token.len() - 2]), 401);
-    let other = URL_SAFE_NO_PAD.encode(json!({"sub": "x", "role": "admin", "exp": now() + 9999, "iss": "us", "aud": "pgseal"}).to_string());
-    add("other claims", bearer(&token.replacen(payload, &other, 1)), 401);
-    add("another secret", bearer(&signed(&header, &claims, b"another-secret-of-at-least-32-bytes!")), 401);
-    add("an empty secret", bearer(&signed(&header, &claims, b"")), 401);
-    for odd in ["", "Bearer", "Bearer ", "Bearer x", "Bearer ..", "Bearer a.b.c.d", "Basic YWRtaW46YWRtaW4=", "bearer null"] {
+    let other = URL_SAFE_NO_PAD.encode(
+        json!({"sub": "x", "role": "admin", "exp": now() + 9999, "iss": "us", "aud": "pgseal"})
+            .to_string(),
+    );
+    add(
+        "other claims",
+        bearer(&token.replacen(payload, &other, 1)),
+        401,
+    );
+    add(
+        "another secret",
+        bearer(&signed(
+            &header,
+            &claims,
+            b"another-secret-of-at-least-32-bytes!",
+        )),
+        401,
+    );
+    add(
+        "an empty secret",
+        bearer(&signed(&header, &claims, b"")),
+        401,
+    );
+    for odd in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        "Bearer ..",
+        "Bearer a.b.c.d",
+        "Basic YWRtaW46YWRtaW4=",
+        "bearer null",
+    ] {
         add(&format!("{odd:?}"), odd.to_owned(), 401);
     }
     add("another scheme", format!("Token {token}"), 401);
     add("no scheme", token.clone(), 401);
-    add("oversized", bearer(&format!("{token}{}", "A".repeat(10_000))), 401);
+    add(
+        "oversized",
+        bearer(&format!("{token}{}", "A".repeat(10_000))),
+        401,
+    );
     corpus
 }
 
@@ -99,7 +196,10 @@ fn corpus() -> Vec<(String, String, u16)> {
 fn every_route_is_open_or_refuses_every_bad_token() {
     let mut service = Service::start();
     service.pgseal.set("BACKUP_REQUESTS_PER_SECOND", "100000");
-    service.pgseal.set("JWT_ISSUER", "us").set("JWT_AUDIENCE", "pgseal");
+    service
+        .pgseal
+        .set("JWT_ISSUER", "us")
+        .set("JWT_AUDIENCE", "pgseal");
     let mut api = Api::of(service);
     let document: Value = serde_json::from_str(&pgseal::api::document()).unwrap();
     let served = api.bare("GET", "/api/openapi.json", &[], "").json();
@@ -111,7 +211,14 @@ fn every_route_is_open_or_refuses_every_bad_token() {
         }
     }
     // Whatever the documentation does not know is closed too.
-    for (method, path) in [("GET", "/"), ("GET", "/api/admin"), ("PUT", "/api/admin/backups"), ("GET", "/healthz/x"), ("GET", "/metrics/"), ("GET", "//healthz")] {
+    for (method, path) in [
+        ("GET", "/"),
+        ("GET", "/api/admin"),
+        ("PUT", "/api/admin/backups"),
+        ("GET", "/healthz/x"),
+        ("GET", "/metrics/"),
+        ("GET", "//healthz"),
+    ] {
         routes.push((method.to_owned(), path.to_owned()));
     }
     let (header, claims) = good();
@@ -124,11 +231,16 @@ fn every_route_is_open_or_refuses_every_bad_token() {
         let concrete = path.replace("{id}", "1");
         let is_open = pgseal::api::OPEN.contains(&path.as_str());
         if is_open {
-            assert_eq!(api.bare(method, &concrete, &[], "").status, 200, "{method} {path}");
+            assert_eq!(
+                api.bare(method, &concrete, &[], "").status,
+                200,
+                "{method} {path}"
+            );
             continue;
         }
         closed += 1;
-        api.bare(method, &concrete, &[], "").is_problem(401, "unauthorized");
+        api.bare(method, &concrete, &[], "")
+            .is_problem(401, "unauthorized");
         for (name, value, status) in &corpus {
             let answer = api.bare(method, &concrete, &[("Authorization", value)], "");
             assert_eq!(answer.status, *status, "{method} {path}, {name}: {answer}");
@@ -138,17 +250,39 @@ fn every_route_is_open_or_refuses_every_bad_token() {
             assert_eq!(*first, problem, "{method} {path}, {name}");
             tried += 1;
         }
-        let twice = [("Authorization", format!("Bearer {}", api.token)), ("Authorization", corpus[0].1.clone())];
-        let twice: Vec<(&str, &str)> = twice.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let twice = [
+            ("Authorization", format!("Bearer {}", api.token)),
+            ("Authorization", corpus[0].1.clone()),
+        ];
+        let twice: Vec<(&str, &str)> = twice
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
         assert_eq!(api.bare(method, &concrete, &twice, "").status, 401);
     }
-    assert!(closed >= 14 && tried > 800, "{closed} closed routes, {tried} tokens");
-    assert_eq!(api.service.catalog.psql("SELECT count(*) FROM pgseal.backups"), "0");
-    assert_eq!(api.service.catalog.psql("SELECT count(*) FROM pgseal.audit"), "0");
+    assert!(
+        closed >= 14 && tried > 800,
+        "{closed} closed routes, {tried} tokens"
+    );
+    assert_eq!(
+        api.service
+            .catalog
+            .psql("SELECT count(*) FROM pgseal.backups"),
+        "0"
+    );
+    assert_eq!(
+        api.service
+            .catalog
+            .psql("SELECT count(*) FROM pgseal.audit"),
+        "0"
+    );
     let log = api.stop().stderr;
     for (name, value, _) in &corpus {
         let token = value.rsplit(' ').next().unwrap_or_default();
-        assert!(token.len() < 20 || !log.contains(token), "{name} is in the log");
+        assert!(
+            token.len() < 20 || !log.contains(token),
+            "{name} is in the log"
+        );
     }
     assert!(!log.contains(SECRET) && !log.contains(&api.token));
     assert!(!log.contains("panicked"), "{log}");
@@ -157,8 +291,16 @@ fn every_route_is_open_or_refuses_every_bad_token() {
 /// The enumeration above sees what the documentation knows: nothing may be routed beside it.
 #[test]
 fn nothing_is_routed_beside_the_documentation() {
-    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/router.rs")).unwrap();
-    for way in [".route(", ".route_service(", ".nest(", ".nest_service(", ".merge(", "axum::routing"] {
+    let source =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/router.rs")).unwrap();
+    for way in [
+        ".route(",
+        ".route_service(",
+        ".nest(",
+        ".nest_service(",
+        ".merge(",
+        "axum::routing",
+    ] {
         assert!(!source.contains(way), "{way}");
     }
     for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/api")).unwrap() {
@@ -172,21 +314,52 @@ fn nothing_is_routed_beside_the_documentation() {
 fn public_keys_verify_and_never_sign() {
     let keys = folder();
     let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").args(arguments).current_dir(keys.path()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(arguments)
+            .current_dir(keys.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
-    openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "RS256"]);
-    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "ES256"]);
+    openssl(&[
+        "genpkey",
+        "-algorithm",
+        "RSA",
+        "-pkeyopt",
+        "rsa_keygen_bits:2048",
+        "-out",
+        "RS256",
+    ]);
+    openssl(&[
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-out",
+        "ES256",
+    ]);
     openssl(&["genpkey", "-algorithm", "ed25519", "-out", "EdDSA"]);
     let mut api = Api::start();
     api.stop();
     api.service.pgseal.unset("JWT_SECRET");
     let claims = json!({"sub": "me", "roles": ["admin"], "exp": now() + 3600});
-    for (name, algorithm) in [("RS256", Algorithm::RS256), ("ES256", Algorithm::ES256), ("EdDSA", Algorithm::EdDSA)] {
+    for (name, algorithm) in [
+        ("RS256", Algorithm::RS256),
+        ("ES256", Algorithm::ES256),
+        ("EdDSA", Algorithm::EdDSA),
+    ] {
         let public = format!("{name}.pub");
         openssl(&["pkey", "-in", name, "-pubout", "-out", &public]);
         let path = keys.path().join(&public);
-        api.service.pgseal.set("JWT_ALGORITHM", name).set("JWT_PUBLIC_KEY_FILE", &path);
+        api.service
+            .pgseal
+            .set("JWT_ALGORITHM", name)
+            .set("JWT_PUBLIC_KEY_FILE", &path);
         api.run();
         let pem = std::fs::read(keys.path().join(name)).unwrap();
         let key = match algorithm {
@@ -195,19 +368,31 @@ fn public_keys_verify_and_never_sign() {
             _ => EncodingKey::from_ed_pem(&pem),
         };
         api.token = jsonwebtoken::encode(&Header::new(algorithm), &claims, &key.unwrap()).unwrap();
-        assert_eq!(api.ask("GET", "/api/admin/backups", "").status, 200, "{name}");
+        assert_eq!(
+            api.ask("GET", "/api/admin/backups", "").status,
+            200,
+            "{name}"
+        );
         let public = std::fs::read(&path).unwrap();
         for alg in ["HS256", name] {
             for secret in [&public[..], public.trim_ascii_end(), b"", SECRET.as_bytes()] {
                 let forged = signed(&json!({"alg": alg, "typ": "JWT"}), &claims, secret);
-                let answer = api.bare("GET", "/api/admin/backups", &[("Authorization", &format!("Bearer {forged}"))], "");
+                let answer = api.bare(
+                    "GET",
+                    "/api/admin/backups",
+                    &[("Authorization", &format!("Bearer {forged}"))],
+                    "",
+                );
                 answer.is_problem(401, "unauthorized");
             }
         }
         api.stop();
         let refused = api.service.pgseal.fails(5, &["token", "--subject", "me"]);
         assert!(refused.contains("only with HS256"), "{refused}");
-        api.service.pgseal.set("JWT_ALGORITHM", if name == "RS256" { "ES256" } else { "RS256" });
+        api.service.pgseal.set(
+            "JWT_ALGORITHM",
+            if name == "RS256" { "ES256" } else { "RS256" },
+        );
         let refused = api.service.pgseal.fails(5, &["serve"]);
         assert!(refused.contains("not one for JWT_ALGORITHM"), "{refused}");
     }
@@ -217,7 +402,14 @@ fn public_keys_verify_and_never_sign() {
 #[test]
 fn trying_tokens_out_is_slow() {
     let api = Api::start();
-    let attempt = || api.bare("GET", "/api/admin/backups/1", &[("Authorization", "Bearer a.b.c")], "");
+    let attempt = || {
+        api.bare(
+            "GET",
+            "/api/admin/backups/1",
+            &[("Authorization", "Bearer a.b.c")],
+            "",
+        )
+    };
     let answers: Vec<_> = (0..60).map(|_| attempt()).collect();
     let slowed = answers.iter().filter(|answer| answer.status == 429).count();
     assert!(slowed >= 20, "{slowed} of 60");
@@ -225,6 +417,8 @@ fn trying_tokens_out_is_slow() {
     last.is_problem(429, "too_many_requests");
     assert!(last.header("retry-after").is_some());
     api.problem(404, "backup_not_found", ("GET", "/api/admin/backups/1", ""));
-    let fast: Vec<_> = (0..300).map(|_| api.ask("GET", "/api/admin/backups/1", "").status).collect();
+    let fast: Vec<_> = (0..300)
+        .map(|_| api.ask("GET", "/api/admin/backups/1", "").status)
+        .collect();
     assert!(fast.contains(&429) && fast.iter().all(|status| matches!(status, 404 | 429)));
 }

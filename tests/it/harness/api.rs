@@ -59,7 +59,9 @@ impl Api {
     /// Starts it, with what the environment is now.
     pub fn run(&mut self) {
         self.running = Some(self.service.pgseal.start(&["serve", "-vv"]));
-        until("the API", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        until("the API", || {
+            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
     }
 
     /// Ends it as a platform does: what it logged.
@@ -87,12 +89,16 @@ impl Api {
 
     /// A request with exactly these headers.
     pub fn bare(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        let mut text =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         if !body.is_empty() {
-            if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            if !headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+            {
                 text.push_str("Content-Type: application/json\r\n");
             }
             text.push_str(&format!("Content-Length: {}\r\n", body.len()));
@@ -108,13 +114,20 @@ impl Api {
         // It may answer, and close, before it has read everything.
         let _sent = stream.write_all(bytes);
         let mut all = Vec::new();
-        let _read = stream.read_to_end(&mut all);
+        let read = stream.read_to_end(&mut all);
+        assert!(
+            !all.is_empty(),
+            "no answer, {read:?}: {}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(300)])
+        );
         Answer::parse(&all)
     }
 
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
         stream
     }
 
@@ -144,7 +157,10 @@ impl Answer {
             head,
             body: all[end + 4..].to_vec(),
         };
-        if answer.header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+        if answer
+            .header("transfer-encoding")
+            .is_some_and(|coding| coding == "chunked")
+        {
             answer.body = unchunked(&answer.body);
         }
         answer
@@ -168,11 +184,19 @@ impl Answer {
     /// It is a whole problem document.
     pub fn is_problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self}");
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self}"
+        );
         let problem = self.json();
         assert_eq!(problem["code"], code, "{self}");
         assert_eq!(problem["status"], status, "{self}");
-        assert_eq!(problem["request_id"].as_str(), self.header("x-request-id"), "{self}");
+        assert_eq!(
+            problem["request_id"].as_str(),
+            self.header("x-request-id"),
+            "{self}"
+        );
         problem
     }
 }
