@@ -175,7 +175,8 @@ impl Dispatch {
         let cancelled = self.catalog.cancel(task, by).await?;
         // That RQ's tools show it is worth a try: a job whose row is not pending does nothing anyway.
         if let Cancelled::AtOnce { dependents } = &cancelled {
-            let told = tokio::time::timeout(ENQUEUE_WITHIN, self.tell_cancelled(task, dependents, now));
+            let told =
+                tokio::time::timeout(ENQUEUE_WITHIN, self.tell_cancelled(task, dependents, now));
             if !matches!(told.await, Ok(Ok(()))) {
                 tracing::warn!(%task, "Cancelled in the catalog; Redis could not be told");
             }
@@ -209,9 +210,15 @@ impl Dispatch {
         dependents: &[Dependent],
         now: OffsetDateTime,
     ) -> Result<(), DispatchError> {
-        for dependent in dependents.iter().filter(|one| one.status == JobStatus::Failed) {
+        for dependent in dependents
+            .iter()
+            .filter(|one| one.status == JobStatus::Failed)
+        {
             if let Ok(job) = JobId::parse(&dependent.job_id) {
-                let reason = dependent.error.as_deref().unwrap_or("its safety backup failed");
+                let reason = dependent
+                    .error
+                    .as_deref()
+                    .unwrap_or("its safety backup failed");
                 self.queue.fail_deferred(&job, reason, now).await?;
             }
         }
@@ -232,7 +239,9 @@ impl Dispatch {
         let mut made = 0;
         for ((row, job), ensured) in rows.into_iter().zip(&jobs).zip(ensured) {
             match ensured {
-                Ok(Ensured::Present(Some(status))) => made += self.agree(row, job, status, now).await?,
+                Ok(Ensured::Present(Some(status))) => {
+                    made += self.agree(row, job, status, now).await?;
+                }
                 Ok(Ensured::Present(None)) => {}
                 Ok(Ensured::Requeued | Ensured::Enqueued(_)) => made += 1,
                 Err(error) => tracing::warn!(%error, task = %row.task, "Redis refuses a job"),

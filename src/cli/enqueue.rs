@@ -128,7 +128,9 @@ impl RestoreArgs {
             requested_by: requested_by(),
         };
         let (row, queued) = service.dispatch.restore(wanted, (context.clock)()).await?;
-        let behind = row.safety_backup_id.map(|id| format!(", behind safety backup {id}"));
+        let behind = row
+            .safety_backup_id
+            .map(|id| format!(", behind safety backup {id}"));
         let said = format!(
             "Restore {} of backup {} is asked for{}",
             row.id,
@@ -152,6 +154,8 @@ fn requested_by() -> String {
 }
 
 fn backup_id(text: &str) -> Result<BackupId, String> {
-    let number: i64 = text.parse().map_err(|_| "a number, as pgseal enqueue printed it".to_owned())?;
+    let number: i64 = text
+        .parse()
+        .map_err(|_| "a number, as pgseal enqueue printed it".to_owned())?;
     BackupId::new(number).ok_or_else(|| "a number from 1 on".to_owned())
 }

@@ -47,7 +47,7 @@ pub(super) struct WorkerArgs {
 impl WorkerArgs {
     pub(super) async fn run(self, context: &Context, stop: &Stop) -> anyhow::Result<()> {
         if self.check {
-            return self.check_living(context);
+            return check_living(context);
         }
         context.settings.require_named_store()?;
         let service = Service::open(&self.queue).await?;
@@ -72,17 +72,23 @@ impl WorkerArgs {
             alive_folder: context.settings.spool_folder(),
             state: State::default(),
         };
-        let until = if self.burst { Until::Empty } else { Until::Stopped };
+        let until = if self.burst {
+            Until::Empty
+        } else {
+            Until::Stopped
+        };
         tracing::info!(worker.name = %worker.name, "Worker started");
         worker.run(until, stop).await?;
         tracing::info!(worker.name = %worker.name, "Worker ended");
         Ok(())
     }
+}
 
-    fn check_living(&self, context: &Context) -> anyhow::Result<()> {
-        let living = worker::living(&context.settings.spool_folder(), (context.clock)())?;
-        context.output.print(&Living { workers: &living }, || text(&living))
-    }
+fn check_living(context: &Context) -> anyhow::Result<()> {
+    let living = worker::living(&context.settings.spool_folder(), (context.clock)())?;
+    context
+        .output
+        .print(&Living { workers: &living }, || text(&living))
 }
 
 #[derive(Serialize)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ApiArgs, ConfigError, QueueArgs, Settings, JwtArgs, WorkerTimes};
+use super::{ApiArgs, ConfigError, JwtArgs, QueueArgs, Settings, WorkerTimes};
 
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;

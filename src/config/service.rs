@@ -49,23 +49,23 @@ const MINUTES_MAX: i64 = 30 * 24 * 60;
 #[command(next_help_heading = "Names of the functions in the queue")]
 struct FunctionArgs {
     /// Makes a backup
-    #[arg(long, env = "BACKUP_FUNCTION_BACKUP", value_name = "NAME", default_value_t = Functions::default().backup, hide_short_help = true)]
-    function_backup: String,
+    #[arg(id = "function_backup", long = "function-backup", env = "BACKUP_FUNCTION_BACKUP", value_name = "NAME", default_value_t = Functions::default().backup, hide_short_help = true)]
+    backup: String,
     /// Restores one
-    #[arg(long, env = "BACKUP_FUNCTION_RESTORE", value_name = "NAME", default_value_t = Functions::default().restore, hide_short_help = true)]
-    function_restore: String,
+    #[arg(id = "function_restore", long = "function-restore", env = "BACKUP_FUNCTION_RESTORE", value_name = "NAME", default_value_t = Functions::default().restore, hide_short_help = true)]
+    restore: String,
     /// Verifies one
-    #[arg(long, env = "BACKUP_FUNCTION_VERIFY", value_name = "NAME", default_value_t = Functions::default().verify, hide_short_help = true)]
-    function_verify: String,
+    #[arg(id = "function_verify", long = "function-verify", env = "BACKUP_FUNCTION_VERIFY", value_name = "NAME", default_value_t = Functions::default().verify, hide_short_help = true)]
+    verify: String,
     /// Restores one for trial
-    #[arg(long, env = "BACKUP_FUNCTION_DRILL", value_name = "NAME", default_value_t = Functions::default().drill, hide_short_help = true)]
-    function_drill: String,
+    #[arg(id = "function_drill", long = "function-drill", env = "BACKUP_FUNCTION_DRILL", value_name = "NAME", default_value_t = Functions::default().drill, hide_short_help = true)]
+    drill: String,
     /// Copies one to the second store
-    #[arg(long, env = "BACKUP_FUNCTION_COPY", value_name = "NAME", default_value_t = Functions::default().copy, hide_short_help = true)]
-    function_copy: String,
+    #[arg(id = "function_copy", long = "function-copy", env = "BACKUP_FUNCTION_COPY", value_name = "NAME", default_value_t = Functions::default().copy, hide_short_help = true)]
+    copy: String,
     /// Deletes what retention no longer keeps
-    #[arg(long, env = "BACKUP_FUNCTION_PRUNE", value_name = "NAME", default_value_t = Functions::default().prune, hide_short_help = true)]
-    function_prune: String,
+    #[arg(id = "function_prune", long = "function-prune", env = "BACKUP_FUNCTION_PRUNE", value_name = "NAME", default_value_t = Functions::default().prune, hide_short_help = true)]
+    prune: String,
 }
 
 /// How a worker behaves.
@@ -85,7 +85,12 @@ pub struct WorkerTimes {
     #[arg(long, env = "BACKUP_RECONCILE_MINUTES", value_name = "MINUTES", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=MINUTES_MAX), hide_short_help = true)]
     reconcile_minutes: u32,
     /// How long the job at hand may go on after SIGTERM before it is given back, in seconds
-    #[arg(long, env = "BACKUP_SHUTDOWN_GRACE_SECONDS", value_name = "SECONDS", default_value_t = 25)]
+    #[arg(
+        long,
+        env = "BACKUP_SHUTDOWN_GRACE_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 25
+    )]
     shutdown_grace_seconds: u32,
 }
 
@@ -110,12 +115,12 @@ impl QueueArgs {
     pub fn functions(&self) -> Functions {
         let named = self.functions.clone();
         Functions {
-            backup: named.function_backup,
-            restore: named.function_restore,
-            verify: named.function_verify,
-            drill: named.function_drill,
-            copy: named.function_copy,
-            prune: named.function_prune,
+            backup: named.backup,
+            restore: named.restore,
+            verify: named.verify,
+            drill: named.drill,
+            copy: named.copy,
+            prune: named.prune,
         }
     }
 

@@ -82,7 +82,9 @@ impl Worker {
     /// Writes an ending into the row: what the row is now. `None`: who lost the lease ends nothing.
     async fn settle(&self, lease: &Lease, ending: &catalog::Ending) -> Option<JobStatus> {
         let ended = self
-            .until_told(lease, async || self.dispatch.catalog.end(lease, ending).await)
+            .until_told(lease, async || {
+                self.dispatch.catalog.end(lease, ending).await
+            })
             .await?;
         match ended {
             Ended::Done { status, dependents } => {

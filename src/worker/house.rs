@@ -85,11 +85,15 @@ impl Worker {
         };
         tracing::warn!(task = %row.task, reason = error, %status, "Housekeeping settled a job of a dead worker");
         self.fail_dependents(&dependents).await;
-        let (Ok(job), Ok(worker)) = (JobId::parse(&row.job_id), WorkerName::parse(&row.worker)) else {
+        let (Ok(job), Ok(worker)) = (JobId::parse(&row.job_id), WorkerName::parse(&row.worker))
+        else {
             return Ok(());
         };
         let verdict = verdict(status, &error);
-        let told = self.dispatch.queue.abandon_of(&worker, &job, &verdict, self.now());
+        let told = self
+            .dispatch
+            .queue
+            .abandon_of(&worker, &job, &verdict, self.now());
         told.await.map(drop).map_err(|error| explain(&error))
     }
 
@@ -108,7 +112,10 @@ impl Worker {
             Err(error) => return Err(explain(&error)),
         }
         // Its parts, not a whole object: should the worker live on, its upload cannot complete any more.
-        let aborted = vault.store.abort_stale_uploads(key.as_str(), self.now()).await;
+        let aborted = vault
+            .store
+            .abort_stale_uploads(key.as_str(), self.now())
+            .await;
         aborted.map_err(|error| explain(&error))?;
         Ok(None)
     }
@@ -161,7 +168,9 @@ impl Worker {
                 Ok(due) => due
                     .next
                     .and_then(|at| Duration::try_from(at - self.now()).ok())
-                    .map_or(DUE_INTERVAL, |left| left.clamp(Duration::from_millis(100), DUE_INTERVAL)),
+                    .map_or(DUE_INTERVAL, |left| {
+                        left.clamp(Duration::from_millis(100), DUE_INTERVAL)
+                    }),
                 Err(error) => {
                     tracing::debug!(%error, "Redis does not say what is due");
                     DUE_INTERVAL
@@ -183,7 +192,9 @@ impl Worker {
                 found_again = done.found_again.len(),
                 "Housekeeping compared bucket and catalog"
             ),
-            Err(error) => tracing::warn!(reason = explain(&error), "Housekeeping: bucket and catalog"),
+            Err(error) => {
+                tracing::warn!(reason = explain(&error), "Housekeeping: bucket and catalog");
+            }
         }
     }
 }

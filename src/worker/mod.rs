@@ -9,6 +9,8 @@
 //! more. Redis may be lost at any time; what it has is made again from the catalog.
 
 mod alive;
+#[cfg(feature = "test-support")]
+mod conformance;
 mod end;
 mod house;
 mod run;

@@ -30,7 +30,9 @@ impl Worker {
             Ending::Failed(text) | Ending::Retry(text) => {
                 tracing::warn!(job.id = %taken.job_id, seconds, reason = text, "Job failed");
             }
-            other => tracing::info!(job.id = %taken.job_id, seconds, ending = other.word(), "Job ended"),
+            other => {
+                tracing::info!(job.id = %taken.job_id, seconds, ending = other.word(), "Job ended");
+            }
         }
         if let Some(told) = ending.told() {
             self.tell(taken, &told, stop).await;

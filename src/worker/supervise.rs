@@ -12,8 +12,8 @@ use super::{Stop, Worker};
 use crate::catalog::{Lease, Renewed, Report, Task};
 use crate::progress::Progress;
 use crate::queue::consumer::{Held, Taken};
-use crate::queue::rq::worker_hash::busy_ttl_seconds;
 use crate::queue::rq::moment::Lifetime;
+use crate::queue::rq::worker_hash::busy_ttl_seconds;
 
 /// How often the row gets the progress, and is asked whether somebody cancelled it: within seconds, as people expect.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -159,16 +159,18 @@ impl Worker {
             let asked_at = Instant::now();
             let left = held_until.saturating_duration_since(asked_at);
             let report = report(running.progress);
-            let renewed = self.dispatch.catalog.renew(lease, self.times.lease, &report);
+            let renewed = self
+                .dispatch
+                .catalog
+                .renew(lease, self.times.lease, &report);
             match tokio::time::timeout(left, renewed).await {
                 Ok(Ok(Renewed::Held)) => held_until = asked_at + self.times.lease,
                 Ok(Ok(Renewed::CancelRequested)) => return Reason::Cancelled,
-                Ok(Ok(Renewed::Lost)) => return Reason::LeaseLost,
                 Ok(Err(error)) if Instant::now() < held_until => {
                     tracing::warn!(%error, job.id = %running.taken.job_id, "The catalog cannot be told of the progress");
                 }
                 // By its own clock the catalog may have given the row to somebody else by now.
-                Ok(Err(_)) | Err(_) => return Reason::LeaseLost,
+                Ok(Ok(Renewed::Lost) | Err(_)) | Err(_) => return Reason::LeaseLost,
             }
         }
     }
@@ -179,12 +181,15 @@ impl Worker {
             tokio::time::sleep(self.times.heartbeat).await;
             self.touch();
             let queue = &self.dispatch.queue;
-            let ttl_seconds = busy_ttl_seconds(Lifetime::Forever, Duration::ZERO, self.heartbeat_seconds());
+            let ttl_seconds =
+                busy_ttl_seconds(Lifetime::Forever, Duration::ZERO, self.heartbeat_seconds());
             let given = queue.heartbeat(running.taken, &self.name, ttl_seconds, self.now());
             match given.await {
                 Ok(Held::Mine) => {}
-                Ok(Held::Lost) if running.lease.is_some() => tracing::warn!(job.id = %running.taken.job_id,
-                    "Redis does not have the job as ours any more; it goes on, since the catalog decides"),
+                Ok(Held::Lost) if running.lease.is_some() => {
+                    tracing::warn!(job.id = %running.taken.job_id,
+                    "Redis does not have the job as ours any more; it goes on, since the catalog decides");
+                }
                 Ok(Held::Lost) => return Reason::Stopped,
                 Err(error) => tracing::warn!(%error, "Redis gets no sign of life"),
             }

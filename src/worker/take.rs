@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::future::select_all;
 use futures_util::FutureExt as _;
+use futures_util::future::select_all;
 use rand::random;
 
 use super::alive::{self, Alive};

@@ -133,9 +133,7 @@ impl Worker {
                 self.failed(taken, &lease, &stage, explain(&error)).await
             }
             Supervised::Ended(reason, _) => self.ended(taken, &lease, reason, &stage).await,
-            Supervised::Panicked(said) => {
-                self.failed(taken, &lease, &stage, panicked(&said)).await
-            }
+            Supervised::Panicked(said) => self.failed(taken, &lease, &stage, panicked(&said)).await,
         }
     }
 
@@ -236,9 +234,7 @@ impl Worker {
                 self.failed(taken, &lease, &stage, explain(&error)).await
             }
             Supervised::Ended(reason, _) => self.ended(taken, &lease, reason, &stage).await,
-            Supervised::Panicked(said) => {
-                self.failed(taken, &lease, &stage, panicked(&said)).await
-            }
+            Supervised::Panicked(said) => self.failed(taken, &lease, &stage, panicked(&said)).await,
         }
     }
 
@@ -295,14 +291,12 @@ impl Worker {
                 self.dispatch.catalog.complete_restore(lease, &facts).await
             })
             .await;
-        match told {
-            Some(Ended::Done { .. }) => Ending::Success(restore_value(row, restored)),
-            _ => {
-                tracing::error!(restore.id = %row.id, database = restored.database,
-                    "Restore is complete, but the catalog could not be told");
-                Ending::Lost
-            }
+        if let Some(Ended::Done { .. }) = told {
+            return Ending::Success(restore_value(row, restored));
         }
+        tracing::error!(restore.id = %row.id, database = restored.database,
+            "Restore is complete, but the catalog could not be told");
+        Ending::Lost
     }
 
     /// Proves a backup, and writes what came out into its row.
@@ -335,7 +329,9 @@ impl Worker {
         };
         let (health, reason) = match &verified {
             Ok(()) => (Health::Ok, None),
-            Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => (Health::Lost, verified.as_ref().err()),
+            Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => {
+                (Health::Lost, verified.as_ref().err())
+            }
             Err(error) if error.is_verdict() => (Health::Corrupt, Some(error)),
             // Nothing is known: the row stays as it is.
             Err(error) => return Ending::Failed(explain(error)).or_retry(taken),
@@ -403,7 +399,9 @@ const fn id_name(task: Task) -> &'static str {
 }
 
 fn unknown_target(target: &str) -> String {
-    format!("no target is called {target} here\nhint: DATABASE_URL names the target {TARGET_DEFAULT}")
+    format!(
+        "no target is called {target} here\nhint: DATABASE_URL names the target {TARGET_DEFAULT}"
+    )
 }
 
 fn panicked(said: &str) -> String {

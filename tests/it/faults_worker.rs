@@ -25,7 +25,9 @@ fn a_killed_worker_s_backup_is_made_by_the_next_one() {
     gate.open();
     // They end by themselves: nobody reads what they write.
     until("the end of the children", || {
-        children.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+        children
+            .iter()
+            .all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
     });
 
     let next = service.worker("next");
@@ -33,7 +35,15 @@ fn a_killed_worker_s_backup_is_made_by_the_next_one() {
     service.until_job(&job, "finished");
     assert_eq!(service.backup(id, "attempt"), "2");
     assert_eq!(service.listed().len(), 1);
-    assert_eq!(service.pgseal.leftovers().iter().filter(|path| path.contains("stage")).count(), 0);
+    assert_eq!(
+        service
+            .pgseal
+            .leftovers()
+            .iter()
+            .filter(|path| path.contains("stage"))
+            .count(),
+        0
+    );
     next.signal(Signal::TERM);
     assert_eq!(next.wait().code, 0);
 }
@@ -43,10 +53,14 @@ fn a_killed_worker_s_backup_is_made_by_the_next_one() {
 fn a_killed_worker_s_last_attempt_is_a_failure_with_its_reason() {
     let (service, gate) = Service::with_gate();
     let (id, job) = service.enqueue_backup();
-    service.catalog.psql("UPDATE pgseal.backups SET attempts_max = 1");
+    service
+        .catalog
+        .psql("UPDATE pgseal.backups SET attempts_max = 1");
     let doomed = service.worker("doomed");
     gate.until_somebody_waits();
-    until("the stage to be told", || service.backup(id, "stage") == "dump");
+    until("the stage to be told", || {
+        service.backup(id, "stage") == "dump"
+    });
     doomed.signal(Signal::KILL);
     doomed.wait();
     gate.open();
@@ -54,7 +68,10 @@ fn a_killed_worker_s_last_attempt_is_a_failure_with_its_reason() {
     service.until_backup(id, "failed");
     service.until_job(&job, "failed");
     let error = service.backup(id, "error_stage || ': ' || error");
-    assert!(error.starts_with("dump: ") && error.contains("the worker doomed"), "{error}");
+    assert!(
+        error.starts_with("dump: ") && error.contains("the worker doomed"),
+        "{error}"
+    );
     assert_eq!(service.listed().len(), 0);
     next.signal(Signal::TERM);
     assert_eq!(next.wait().code, 0);
@@ -115,7 +132,10 @@ fn a_worker_that_is_told_to_end_finishes_its_job_and_takes_no_other() {
     );
     gate.open();
     assert_eq!(worker.wait().code, 0);
-    assert_eq!(service.backup(id, "status || ' ' || attempt"), "completed 1");
+    assert_eq!(
+        service.backup(id, "status || ' ' || attempt"),
+        "completed 1"
+    );
     assert_eq!(service.backup(id + 1, "status"), "pending");
 }
 
@@ -132,7 +152,9 @@ fn a_cancelled_row_ends_its_dump_within_seconds() {
     service.until_backup(id, "cancelled");
     assert!(asked.elapsed() < SECONDS, "{:?}", asked.elapsed());
     service.until_job(&job, "stopped");
-    until("the end of its children", || descendants(worker.pid()) == [worker.pid()]);
+    until("the end of its children", || {
+        descendants(worker.pid()) == [worker.pid()]
+    });
     assert_eq!(service.pgseal.stored(), Vec::<String>::new());
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait().code, 0);
@@ -162,14 +184,21 @@ fn a_stop_command_ends_its_dump_within_seconds_and_no_other() {
 fn a_job_that_takes_too_long_is_ended_and_the_store_is_clean() {
     let (service, gate) = Service::with_gate();
     let (id, job) = service.enqueue_backup();
-    service.catalog.psql("UPDATE pgseal.backups SET attempts_max = 1, time_limit_seconds = 1");
+    service
+        .catalog
+        .psql("UPDATE pgseal.backups SET attempts_max = 1, time_limit_seconds = 1");
     let worker = service.worker("patient");
     gate.until_somebody_waits();
     service.until_backup(id, "failed");
     let error = service.backup(id, "error");
-    assert!(error.contains("Task exceeded maximum timeout value (1 seconds)"), "{error}");
+    assert!(
+        error.contains("Task exceeded maximum timeout value (1 seconds)"),
+        "{error}"
+    );
     service.until_job(&job, "failed");
-    until("the end of its children", || descendants(worker.pid()) == [worker.pid()]);
+    until("the end of its children", || {
+        descendants(worker.pid()) == [worker.pid()]
+    });
     assert_eq!(service.pgseal.stored(), Vec::<String>::new());
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait().code, 0);
@@ -262,14 +291,31 @@ fn no_job_ends_a_worker_or_is_executed() {
         ("garbage", "garbage"),
         ("evil", evil.as_str()),
         ("unknown", r#"["os.system", null, ["touch /tmp/x"], {}]"#),
-        ("missing", r#"["app.workers.backup_jobs.run_backup", null, [4711], {}]"#),
-        ("negative", r#"["app.workers.backup_jobs.run_backup", null, [-1], {}]"#),
-        ("wrong-kind", r#"["app.workers.restore_jobs.run_restore", null, [1], {}]"#),
+        (
+            "missing",
+            r#"["app.workers.backup_jobs.run_backup", null, [4711], {}]"#,
+        ),
+        (
+            "negative",
+            r#"["app.workers.backup_jobs.run_backup", null, [-1], {}]"#,
+        ),
+        (
+            "wrong-kind",
+            r#"["app.workers.restore_jobs.run_restore", null, [1], {}]"#,
+        ),
     ];
     for (job, data) in payloads {
         let key = format!("rq:job:{job}");
         service.ask(&[
-            "HSET", &key, "data", data, "origin", "backups", "status", "queued", "created_at",
+            "HSET",
+            &key,
+            "data",
+            data,
+            "origin",
+            "backups",
+            "status",
+            "queued",
+            "created_at",
             "2026-11-23T22:21:26.535286Z",
         ]);
         service.ask(&["RPUSH", "rq:queue:backups", job]);

@@ -28,7 +28,12 @@ fn a_backup_that_was_asked_for_is_made_and_recorded_everywhere() {
         shown["sealed_bytes"],
         shown["sealed_sha256"].as_str().unwrap(),
         shown["tables"].as_array().unwrap().len(),
-        shown["tables"].as_array().unwrap().iter().map(|table| table["rows"].as_u64().unwrap()).sum::<u64>(),
+        shown["tables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|table| table["rows"].as_u64().unwrap())
+            .sum::<u64>(),
     );
     assert_eq!(row, expected);
     assert_eq!(service.job_status(&job), "finished");
@@ -56,16 +61,25 @@ fn a_restore_waits_for_its_safety_backup_and_brings_everything_back() {
         asked["safety_backup_id"].as_i64().unwrap(),
     );
     assert_eq!(service.restore(restore, "status"), "waiting");
-    assert_eq!(service.job_status(asked["job_id"].as_str().unwrap()), "deferred");
+    assert_eq!(
+        service.job_status(asked["job_id"].as_str().unwrap()),
+        "deferred"
+    );
     service.burst();
 
     assert_same(&before, &Content::of(server, &service.database.name));
-    assert_eq!(service.backup(safety, "status || ' ' || kind"), "completed pre_restore");
+    assert_eq!(
+        service.backup(safety, "status || ' ' || kind"),
+        "completed pre_restore"
+    );
     assert_eq!(
         service.restore(restore, "status || ' ' || database"),
         format!("completed {}", service.database.name)
     );
-    assert_eq!(service.job_status(asked["job_id"].as_str().unwrap()), "finished");
+    assert_eq!(
+        service.job_status(asked["job_id"].as_str().unwrap()),
+        "finished"
+    );
     // One for the backup, one for the state that was replaced; the restore made no third one.
     assert_eq!(service.listed().len(), 2);
 }
@@ -83,14 +97,29 @@ fn where_the_safety_backup_fails_the_restore_never_starts() {
     service.burst();
 
     let restore = asked["restore_id"].as_i64().unwrap();
-    assert_eq!(service.restore(restore, "status || ' ' || (started_at IS NULL)"), "failed true");
+    assert_eq!(
+        service.restore(restore, "status || ' ' || (started_at IS NULL)"),
+        "failed true"
+    );
     let error = service.restore(restore, "error");
     let safety = asked["safety_backup_id"].as_i64().unwrap();
-    assert!(error.starts_with(&format!("its safety backup, {safety}, failed")), "{error}");
-    assert_eq!(service.backup(safety, "status || ' ' || attempt"), "failed 2");
+    assert!(
+        error.starts_with(&format!("its safety backup, {safety}, failed")),
+        "{error}"
+    );
+    assert_eq!(
+        service.backup(safety, "status || ' ' || attempt"),
+        "failed 2"
+    );
     assert!(service.backup(safety, "error").contains("out of luck"));
-    assert_eq!(service.job_status(asked["job_id"].as_str().unwrap()), "failed");
-    assert_same(&before, &Content::of(Postgres::shared(), &service.database.name));
+    assert_eq!(
+        service.job_status(asked["job_id"].as_str().unwrap()),
+        "failed"
+    );
+    assert_same(
+        &before,
+        &Content::of(Postgres::shared(), &service.database.name),
+    );
 }
 
 #[test]
@@ -146,7 +175,10 @@ fn a_check_tells_whether_the_worker_of_this_machine_lives() {
     worker.signal(Signal::KILL);
     worker.wait();
     let dead = service.pgseal.fails(1, &["worker", "--check"]);
-    assert!(dead.contains("healthy") && dead.contains("is gone"), "{dead}");
+    assert!(
+        dead.contains("healthy") && dead.contains("is gone"),
+        "{dead}"
+    );
     // The next one lives, whatever the dead one left lying there.
     let next = service.worker("next");
     service.pgseal.ok(&["worker", "--check"]);
@@ -163,7 +195,10 @@ fn a_worker_does_not_start_on_what_it_does_not_know() {
     };
     let mut pgseal = Pgseal::new();
     fails(&pgseal, "no Redis was named");
-    pgseal.set("REDIS_URL", format!("redis://127.0.0.1:{}/0", service.redis.port));
+    pgseal.set(
+        "REDIS_URL",
+        format!("redis://127.0.0.1:{}/0", service.redis.port),
+    );
     pgseal.set("DATABASE_URL", &service.database.url);
     let empty = Postgres::shared().create_database("unmigrated");
     pgseal.set("CATALOG_DATABASE_URL", &empty.url);

@@ -17,7 +17,7 @@ pub struct Service {
     pub pgseal: Pgseal,
     pub database: Database<'static>,
     pub catalog: Database<'static>,
-    _programs: Option<TempDir>,
+    pub programs: Option<TempDir>,
 }
 
 impl Service {
@@ -41,7 +41,7 @@ impl Service {
             pgseal,
             database,
             catalog,
-            _programs: None,
+            programs: None,
         }
     }
 
@@ -65,7 +65,7 @@ impl Service {
     pub fn with_pg_dump(&mut self, script: &str) {
         let programs = clients(Some(script), None);
         self.pgseal.with_clients(programs.path());
-        self._programs = Some(programs);
+        self.programs = Some(programs);
     }
 
     /// Asks for a backup: its id, and its job's.
@@ -106,14 +106,16 @@ impl Service {
 
     /// A column of a backup's row.
     pub fn backup(&self, id: i64, column: &str) -> String {
-        self.catalog
-            .psql(&format!("SELECT {column} FROM pgseal.backups WHERE id = {id}"))
+        self.catalog.psql(&format!(
+            "SELECT {column} FROM pgseal.backups WHERE id = {id}"
+        ))
     }
 
     /// A column of a restore's row.
     pub fn restore(&self, id: i64, column: &str) -> String {
-        self.catalog
-            .psql(&format!("SELECT {column} FROM pgseal.restores WHERE id = {id}"))
+        self.catalog.psql(&format!(
+            "SELECT {column} FROM pgseal.restores WHERE id = {id}"
+        ))
     }
 
     /// Waits until a backup's row has this status.
@@ -140,7 +142,13 @@ impl Service {
         let listed = self.pgseal.json(&["list"]);
         let complete = |entry: &&Value| entry["state"] == "complete";
         let name = |entry: &Value| entry["name"].as_str().unwrap().to_owned();
-        listed.as_array().unwrap().iter().filter(complete).map(name).collect()
+        listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(complete)
+            .map(name)
+            .collect()
     }
 }
 
