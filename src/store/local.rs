@@ -62,8 +62,8 @@ impl LocalStore {
     pub(super) async fn check(&self) -> Result<(), StoreError> {
         let root = Arc::clone(&self.root);
         blocking("write into", &self.root, move || {
-            let stage =
-                Stage::create(&root).map_err(|error| StoreError::io("write into", &root, error))?;
+            let stage = Stage::create(&root, None)
+                .map_err(|error| StoreError::io("write into", &root, error))?;
             drop(stage);
             Ok(())
         })
@@ -85,7 +85,7 @@ impl LocalStore {
         blocking("write", &self.path(&key), move || {
             let path = store.path(&key);
             let failed = |error| StoreError::io("write", &path, error);
-            let mut stage = Stage::beside(&path).map_err(failed)?;
+            let mut stage = Stage::beside(&path, uid).map_err(failed)?;
             stage.file.write_all(&content).map_err(failed)?;
             store.publish(stage, &key, uid)
         })
@@ -103,7 +103,8 @@ impl LocalStore {
         let path = self.path(key);
         let staged = path.clone();
         let stage = blocking("write", &path, move || {
-            Stage::beside(&staged).map_err(|error| StoreError::io("write", &staged, error))
+            Stage::beside(&staged, Some(uid))
+                .map_err(|error| StoreError::io("write", &staged, error))
         });
         let stage = stage.await?;
         let file = stage
@@ -193,6 +194,36 @@ impl LocalStore {
             Ok(Deleted {
                 versions: u64::from(existed),
             })
+        })
+        .await
+    }
+
+    /// Removes what was staged of one backup: its process is gone.
+    pub(super) async fn remove_stages_of(
+        &self,
+        key: &ObjectKey,
+        uid: Uid,
+    ) -> Result<u64, StoreError> {
+        let folder = self.path(key).parent().map(Path::to_owned);
+        let folder = folder.unwrap_or_else(|| self.root.to_path_buf());
+        let subject = folder.clone();
+        blocking("clean up", &subject, move || {
+            let failed = |error| StoreError::io("clean up", &folder, error);
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+                Err(error) => return Err(failed(error)),
+            };
+            let prefix = stage_prefix(uid);
+            let mut removed = 0;
+            for entry in entries {
+                let path = entry.map_err(failed)?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if name.starts_with(&prefix) && remove(&path).map_err(failed)? {
+                    removed += 1;
+                }
+            }
+            Ok(removed)
         })
         .await
     }
@@ -359,6 +390,11 @@ impl LocalUpload {
     }
 }
 
+/// What the staged files of one backup are called: whoever knows that it is dead finds them by that.
+fn stage_prefix(uid: Uid) -> String {
+    format!("{STAGE_PREFIX}{uid}-")
+}
+
 /// A file that is being written beside its place. Dropping it removes it.
 struct Stage {
     file: File,
@@ -366,15 +402,16 @@ struct Stage {
 }
 
 impl Stage {
-    fn beside(path: &Path) -> io::Result<Self> {
+    fn beside(path: &Path, uid: Option<Uid>) -> io::Result<Self> {
         let folder = path.parent().unwrap_or(path);
         create_folder(folder)?;
-        Self::create(folder)
+        Self::create(folder, uid)
     }
 
-    fn create(folder: &Path) -> io::Result<Self> {
+    fn create(folder: &Path, uid: Option<Uid>) -> io::Result<Self> {
+        let prefix = uid.map_or_else(|| STAGE_PREFIX.to_owned(), stage_prefix);
         let (file, path) = tempfile::Builder::new()
-            .prefix(STAGE_PREFIX)
+            .prefix(&prefix)
             .tempfile_in(folder)?
             .keep()?;
         Ok(Self {

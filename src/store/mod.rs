@@ -250,6 +250,24 @@ impl Store {
         }
     }
 
+    /// Cleans up what the upload of one backup left whose process is known to be dead, and nobody else's: how much that was.
+    /// Should it live after all, its upload can complete no more.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn abort_uploads_of(
+        &self,
+        key: &ObjectKey,
+        uid: Uid,
+        now: OffsetDateTime,
+    ) -> Result<u64, StoreError> {
+        match self {
+            // Its key is that backup's alone: a name that is taken gets a part of the uid.
+            Self::S3(store) => Box::pin(store.abort_stale_uploads(key.as_str(), now)).await,
+            Self::Local(store) => store.remove_stages_of(key, uid).await,
+        }
+    }
+
     /// Cleans up what interrupted uploads left below `prefix` before a moment: how many there were.
     ///
     /// # Errors

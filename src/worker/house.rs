@@ -111,11 +111,8 @@ impl Worker {
             Ok(_) | Err(VaultError::NotFound { .. } | VaultError::Unfinished(_)) => {}
             Err(error) => return Err(explain(&error)),
         }
-        // Its parts, not a whole object: should the worker live on, its upload cannot complete any more.
-        let aborted = vault
-            .store
-            .abort_stale_uploads(key.as_str(), self.now())
-            .await;
+        // What was on the way, not a whole object: should the worker live on, its upload cannot complete any more.
+        let aborted = vault.store.abort_uploads_of(&key, uid, self.now()).await;
         aborted.map_err(|error| explain(&error))?;
         Ok(None)
     }

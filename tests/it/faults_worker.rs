@@ -18,6 +18,15 @@ fn a_killed_worker_s_backup_is_made_by_the_next_one() {
     let (id, job) = service.enqueue_backup();
     let doomed = service.worker("doomed");
     gate.until_somebody_waits();
+    until("the backup's identity to be told", || {
+        !service.backup(id, "uid").is_empty()
+    });
+    // Somebody else's upload to the same place, by its name.
+    let beside = service
+        .pgseal
+        .store()
+        .join("backups/.pgseal-stage-of-somebody-else");
+    std::fs::write(&beside, "").unwrap();
     let children = descendants(doomed.pid());
     doomed.signal(Signal::KILL);
     doomed.wait();
@@ -35,15 +44,14 @@ fn a_killed_worker_s_backup_is_made_by_the_next_one() {
     service.until_job(&job, "finished");
     assert_eq!(service.backup(id, "attempt"), "2");
     assert_eq!(service.listed().len(), 1);
-    assert_eq!(
-        service
-            .pgseal
-            .leftovers()
-            .iter()
-            .filter(|path| path.contains("stage"))
-            .count(),
-        0
-    );
+    let staged = |path: &String| path.contains("stage-");
+    let left: Vec<String> = service
+        .pgseal
+        .leftovers()
+        .into_iter()
+        .filter(staged)
+        .collect();
+    assert_eq!(left, ["backups/.pgseal-stage-of-somebody-else"]);
     next.signal(Signal::TERM);
     assert_eq!(next.wait().code, 0);
 }

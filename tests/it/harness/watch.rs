@@ -16,7 +16,7 @@ pub struct Seen {
     pub command_lines: BTreeSet<String>,
     /// Every environment, by program.
     pub environments: BTreeSet<(String, String)>,
-    /// The largest resident set of each program, in KiB.
+    /// The most memory of its own that each program had at a look, in KiB.
     pub peak_rss_kib: BTreeMap<String, u64>,
 }
 
@@ -91,15 +91,15 @@ fn look(pid: u32, seen: &mut Seen) {
     seen.command_lines.insert(words(read("cmdline")));
     seen.environments
         .insert((program.clone(), words(read("environ"))));
-    let peak = status.lines().find_map(|line| {
-        line.strip_prefix("VmHWM:")?
-            .trim()
-            .strip_suffix(" kB")?
-            .parse()
-            .ok()
-    });
+    // Without the pages of the program's own file: those of a program that was not optimised are no user's.
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+        number.unwrap_or(0)
+    };
+    let peak = kib("RssAnon:") + kib("RssShmem:");
     let known = seen.peak_rss_kib.entry(program.clone()).or_default();
-    *known = (*known).max(peak.unwrap_or(0));
+    *known = (*known).max(peak);
     seen.programs.insert(program);
 }
 
