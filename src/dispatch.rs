@@ -162,6 +162,24 @@ impl Dispatch {
         Ok((row, queued))
     }
 
+    /// Asks for the proof that a backup can be read. It has no row of its own, so a job that Redis does not take is lost:
+    /// the job's id.
+    ///
+    /// # Errors
+    /// Redis failed, or did not answer in time.
+    pub async fn verify(&self, id: BackupId, now: OffsetDateTime) -> Result<JobId, DispatchError> {
+        let job_id = JobId::from_random(random());
+        let call = self.functions.call(Job::Verify(id), Serializer::Pickle);
+        let job = NewJob {
+            timeout: lifetime(self.time_limit),
+            result_ttl: Some(RESULT_TTL),
+            ..NewJob::new(job_id.clone(), self.queue_name.clone(), call)
+        };
+        let enqueued = tokio::time::timeout(ENQUEUE_WITHIN, self.queue.enqueue(&job, now));
+        enqueued.await.map_err(|_| DispatchError::Slow)??;
+        Ok(job_id)
+    }
+
     /// Takes a job back, or asks its worker to end it.
     ///
     /// # Errors
@@ -293,14 +311,13 @@ impl Dispatch {
             Task::Backup(id) => Job::Backup(Some(id)),
             Task::Restore(id) => Job::Restore(id),
         };
-        let seconds = u32::try_from(pending.time_limit.as_secs()).unwrap_or(u32::MAX);
         let depends_on = pending.depends_on.as_deref().map(JobId::parse);
         let retries = pending.attempts_max.saturating_sub(pending.attempt);
         let id = JobId::parse(&pending.job_id).ok()?;
         let queue = QueueName::parse(&pending.queue).ok()?;
         let call = self.functions.call(job, Serializer::Pickle);
         Some(NewJob {
-            timeout: Lifetime::Seconds(seconds),
+            timeout: lifetime(pending.time_limit),
             result_ttl: Some(RESULT_TTL),
             retries: (retries > 0).then(|| (retries, Vec::new())),
             depends_on: depends_on.transpose().ok()?.into_iter().collect(),
@@ -309,7 +326,11 @@ impl Dispatch {
     }
 }
 
-/// Why the jobs that Redis lacks could not be made.
+fn lifetime(limit: Duration) -> Lifetime {
+    Lifetime::Seconds(u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
+}
+
+/// Why Redis could not be told.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
     /// The catalog's part.
@@ -318,6 +339,9 @@ pub enum DispatchError {
     /// Redis's part.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// Redis's part: nothing came back.
+    #[error("Redis did not answer within {} s", ENQUEUE_WITHIN.as_secs())]
+    Slow,
     /// Redis's part, of new jobs.
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),

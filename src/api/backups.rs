@@ -23,13 +23,10 @@ use crate::catalog::{
 };
 use crate::dispatch::{BackupWanted, Queued};
 use crate::model::digest::Sha256;
+use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
-use crate::queue::job::Job;
-use crate::queue::payload::Serializer;
-use crate::queue::producer::NewJob;
-use crate::queue::rq::moment::Lifetime;
 use crate::queue::rq::names::{JobId, QueueName};
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -44,8 +41,6 @@ const PATTERN_CHARS_MAX: usize = 255;
 const KEY_CHARS_MAX: usize = 255;
 /// How long an answer waits for Redis, which has only the queue's length.
 const QUEUE_TIME_MAX: Duration = Duration::from_millis(500);
-/// How long a job stays in Redis once it is done.
-const RESULT_SECONDS: u32 = 24 * 60 * 60;
 
 /// What a list of backups may be asked for.
 #[derive(Deserialize, IntoParams)]
@@ -403,28 +398,15 @@ pub(super) async fn verify(
     let work = async {
         require_complete(&row(&api, id).await?)?;
         let dispatch = &api.parts.dispatch;
-        let seconds = u32::try_from(dispatch.time_limit.as_secs()).unwrap_or(u32::MAX);
-        let job_id = JobId::from_random(rand::random());
-        let call = dispatch.functions.call(Job::Verify(id), Serializer::Pickle);
-        let job = NewJob {
-            timeout: Lifetime::Seconds(seconds),
-            result_ttl: Some(Lifetime::Seconds(RESULT_SECONDS)),
-            ..NewJob::new(job_id.clone(), dispatch.queue_name.clone(), call)
-        };
-        let away = |log: String| {
-            Problem::unavailable("queue_unavailable", "Redis does not answer.").because(log)
-        };
         // What is recorded is what was asked for; that Redis refused it is recorded beside it.
         dispatch
             .catalog
             .record(&act, Some(Task::Backup(id)), crate::catalog::ACCEPTED)
             .await?;
-        let enqueued = dispatch.queue.enqueue(&job, api.now());
-        match tokio::time::timeout(Duration::from_secs(3), enqueued).await {
-            Ok(Ok(_)) => Ok(job_id),
-            Ok(Err(error)) => Err(away(crate::model::explanation::explain(&error))),
-            Err(_) => Err(away("no answer in time".to_owned())),
-        }
+        dispatch.verify(id, api.now()).await.map_err(|error| {
+            Problem::unavailable("queue_unavailable", "Redis does not answer.")
+                .because(explain(&error))
+        })
     };
     let job_id = audited(&api, &act, Some(Task::Backup(id)), work).await?;
     let enqueued = Enqueued {
@@ -454,7 +436,10 @@ pub(super) fn require_complete(row: &BackupRow) -> Result<ObjectKey, Problem> {
 /// This pgseal cannot do that yet: it is refused.
 #[utoipa::path(post, path = "/api/admin/backups/{id}/drill", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
-    responses((status = 422, description = "drill_unavailable", body = super::problem::ProblemDocument, content_type = "application/problem+json")))]
+    responses(
+        (status = 409, description = "backup_not_complete", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "drill_unavailable", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ))]
 pub(super) async fn drill(
     State(api): State<Arc<Api>>,
     asking: Asking,
@@ -584,10 +569,7 @@ async fn own_object(api: &Api, row: &BackupRow) -> Result<Option<ObjectKey>, Pro
     }
     let key = require_complete(row)?;
     let head = api.parts.vault.store.head(&key).await?;
-    let carried = head.and_then(|head| head.uid);
-    let is_another = row
-        .uid
-        .zip(carried)
-        .is_some_and(|(own, carried)| own != carried);
+    // One without a uid is somebody else's too, where ours has one.
+    let is_another = head.is_some_and(|head| row.uid.is_some() && head.uid != row.uid);
     Ok((!is_another).then_some(key))
 }
