@@ -31,22 +31,27 @@ impl Worker {
     async fn look_after_others(&self) {
         let mut compared: Option<Instant> = None;
         loop {
-            if let Err(error) = self.settle_dead().await {
-                tracing::warn!(reason = %error, "Housekeeping: rows of dead workers");
-            }
-            if let Err(error) = self.clean_queues().await {
-                tracing::warn!(reason = %error, "Housekeeping: the queue");
-            }
-            match self.dispatch.enqueue_pending(self.now()).await {
-                Ok(0) => {}
-                Ok(jobs) => tracing::info!(jobs, "Housekeeping made jobs that Redis did not have"),
-                Err(error) => tracing::warn!(%error, "Housekeeping: jobs that Redis may lack"),
-            }
+            self.settle_and_enqueue().await;
             if compared.is_none_or(|at| at.elapsed() >= self.times.reconcile) {
                 compared = Some(Instant::now());
                 self.compare_bucket().await;
             }
             tokio::time::sleep(self.times.maintenance).await;
+        }
+    }
+
+    /// What others left and what Redis lost is in the queue again, as far as both can be reached.
+    pub(super) async fn settle_and_enqueue(&self) {
+        if let Err(error) = self.settle_dead().await {
+            tracing::warn!(reason = %error, "Housekeeping: rows of dead workers");
+        }
+        if let Err(error) = self.clean_queues().await {
+            tracing::warn!(reason = %error, "Housekeeping: the queue");
+        }
+        match self.dispatch.enqueue_pending(self.now()).await {
+            Ok(0) => {}
+            Ok(jobs) => tracing::info!(jobs, "Housekeeping made jobs that Redis did not have"),
+            Err(error) => tracing::warn!(%error, "Housekeeping: jobs that Redis may lack"),
         }
     }
 

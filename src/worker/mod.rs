@@ -90,6 +90,10 @@ impl Worker {
     pub async fn run(&self, until: Until, stop: &Stop) -> Result<(), WorkerError> {
         self.register(stop).await?;
         let work = async {
+            if until == Until::Empty {
+                // It must not find the queue empty and leave while the catalog has more for it.
+                self.settle_and_enqueue().await;
+            }
             let ended = self.take_jobs(until, stop).await;
             stop.house.cancel();
             ended

@@ -72,6 +72,14 @@ impl Worker {
         if let Err(error) = told.await {
             tracing::warn!(%error, "Worker could not say goodbye to Redis");
         }
+        // What is due would wait a minute for another scheduler.
+        let released = self
+            .dispatch
+            .queue
+            .release_schedule(&self.queues, &self.name);
+        if let Err(error) = released.await {
+            tracing::debug!(%error, "Redis keeps this worker's lock for what is due, for a minute");
+        }
         // Whoever checks looks at the process as well.
         let _removed = std::fs::remove_file(alive::file(&self.alive_folder));
     }

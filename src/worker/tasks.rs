@@ -21,7 +21,7 @@ use crate::model::object_key::ObjectKey;
 use crate::progress::Progress;
 use crate::queue::consumer::{Ending as Told, Taken};
 use crate::queue::value::Value;
-use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
+use crate::restore::{self, Mode, RestoreError, RestoreRequest, Restored, Safety};
 use crate::vault::{Limits, Selector, VaultError};
 
 /// A job whose target is busy is looked at again after so long.
@@ -205,10 +205,6 @@ impl Worker {
             Ok(None) => return Ending::Lost,
             Err(error) => return self.failed(taken, &lease, "prepare", explain(&error)).await,
         };
-        let request = match self.restore_request(&row).await {
-            Ok(request) => request,
-            Err(text) => return self.failed(taken, &lease, "prepare", text).await,
-        };
         let progress = Arc::new(Progress::default());
         let running = Running {
             taken,
@@ -218,22 +214,34 @@ impl Worker {
             cancel: CancellationToken::new(),
         };
         let cancel = running.cancel.clone();
-        let work = restore::run(&self.stages, request, &progress, &cancel);
+        // Finding the backup may take a store's bad half hour, so that is part of what is vouched for.
+        let work = async {
+            let asked = cancel.run_until_cancelled(self.restore_request(&row)).await;
+            let request = asked.ok_or(Unrestored::Interrupted)?;
+            let request = request.map_err(Unrestored::Failed)?;
+            let restored = restore::run(&self.stages, request, &progress, &cancel).await;
+            restored.map_err(Unrestored::from)
+        };
         let supervised = self.supervise(running, stop, work).await;
         let stage = progress.read().stage;
         match supervised {
             Supervised::Done(Ok(restored)) | Supervised::Ended(_, Some(Ok(restored))) => {
                 self.restored(&row, &lease, &restored).await
             }
-            Supervised::Done(Err(error)) => {
-                self.failed(taken, &lease, &stage, explain(&error)).await
+            Supervised::Ended(reason, Some(Err(Unrestored::Interrupted))) => {
+                self.ended(taken, &lease, reason, &stage).await
             }
-            // An end that came too late says in its error what became of the target; that must not be lost.
-            Supervised::Ended(reason, Some(Err(error))) if !error.is_interruption() => {
-                tracing::warn!(?reason, "Restore failed while it was told to end");
-                self.failed(taken, &lease, &stage, explain(&error)).await
+            Supervised::Done(Err(error)) | Supervised::Ended(_, Some(Err(error))) => {
+                self.failed(taken, &lease, &stage, error.text()).await
             }
-            Supervised::Ended(reason, _) => self.ended(taken, &lease, reason, &stage).await,
+            // It was dropped. What it may have committed must not be done once more, over what was written since.
+            Supervised::Ended(Reason::LeaseLost, None) => Ending::Lost,
+            Supervised::Ended(_, None) => {
+                let text = format!(
+                    "it was told to end and did not in time, at the stage: {stage}; whether the target was replaced is not known\nhint: look at the target; the safety backup, if there is one, has what was there before"
+                );
+                self.failed(taken, &lease, &stage, text).await
+            }
             Supervised::Panicked(said) => self.failed(taken, &lease, &stage, panicked(&said)).await,
         }
     }
@@ -395,6 +403,34 @@ const fn id_name(task: Task) -> &'static str {
     match task {
         Task::Backup(_) => "backup_id",
         Task::Restore(_) => "restore_id",
+    }
+}
+
+/// Why there is no restore.
+enum Unrestored {
+    /// It was told to end, and did nothing to the target.
+    Interrupted,
+    /// This.
+    Failed(String),
+}
+
+impl Unrestored {
+    fn text(self) -> String {
+        match self {
+            Self::Interrupted => "it was interrupted".to_owned(),
+            Self::Failed(text) => text,
+        }
+    }
+}
+
+impl From<RestoreError> for Unrestored {
+    fn from(error: RestoreError) -> Self {
+        if error.is_interruption() {
+            Self::Interrupted
+        } else {
+            // One that came too late says what became of the target; that must not be lost.
+            Self::Failed(explain(&error))
+        }
     }
 }
 

@@ -52,8 +52,7 @@ fn a_killed_worker_s_backup_is_made_by_the_next_one() {
         .filter(staged)
         .collect();
     assert_eq!(left, ["backups/.pgseal-stage-of-somebody-else"]);
-    next.signal(Signal::TERM);
-    assert_eq!(next.wait().code, 0);
+    Service::end(next);
 }
 
 /// Row 138: a restore is tried once.
@@ -81,8 +80,7 @@ fn a_killed_worker_s_last_attempt_is_a_failure_with_its_reason() {
         "{error}"
     );
     assert_eq!(service.listed().len(), 0);
-    next.signal(Signal::TERM);
-    assert_eq!(next.wait().code, 0);
+    Service::end(next);
 }
 
 /// Row 9: SIGTERM, and a grace period that is too short.
@@ -120,8 +118,7 @@ fn a_second_signal_waits_for_no_grace() {
     });
     assert_eq!(service.backup(id, "status"), "running");
     let asked = Instant::now();
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait().code, 0);
+    Service::end(worker);
     assert!(asked.elapsed() < SECONDS);
     assert_eq!(service.backup(id, "status || ' ' || attempt"), "pending 2");
 }
@@ -134,10 +131,7 @@ fn a_worker_that_is_told_to_end_finishes_its_job_and_takes_no_other() {
     let worker = service.worker("leaving");
     gate.until_somebody_waits();
     worker.signal(Signal::TERM);
-    service.catalog.psql(
-        "INSERT INTO pgseal.backups (target, kind, requested_by, status, time_limit_seconds, queue, job_id)
-         VALUES ('default', 'manual', 'test', 'pending', 60, 'backups', 'too-late')",
-    );
+    service.insert_pending("too-late");
     gate.open();
     assert_eq!(worker.wait().code, 0);
     assert_eq!(
@@ -164,8 +158,7 @@ fn a_cancelled_row_ends_its_dump_within_seconds() {
         descendants(worker.pid()) == [worker.pid()]
     });
     assert_eq!(service.pgseal.stored(), Vec::<String>::new());
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait().code, 0);
+    Service::end(worker);
 }
 
 #[test]
@@ -208,8 +201,7 @@ fn a_job_that_takes_too_long_is_ended_and_the_store_is_clean() {
         descendants(worker.pid()) == [worker.pid()]
     });
     assert_eq!(service.pgseal.stored(), Vec::<String>::new());
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait().code, 0);
+    Service::end(worker);
 }
 
 /// Row 48: a worker that was stopped past its lease can no longer change its row, and completes nothing.
@@ -227,10 +219,8 @@ fn a_worker_that_lost_its_lease_changes_nothing() {
     frozen.signal(Signal::CONT);
     service.until_backup(id, "completed");
     assert_eq!(service.backup(id, "attempt"), "2");
-    for worker in [frozen, next] {
-        worker.signal(Signal::TERM);
-        assert_eq!(worker.wait().code, 0);
-    }
+    Service::end(frozen);
+    Service::end(next);
     let uid = service.backup(id, "uid");
     let shown = service.pgseal.json(&["show", "latest"]);
     assert_eq!(shown["uid"].as_str().unwrap(), uid);
@@ -246,8 +236,20 @@ fn jobs_that_redis_lost_are_made_again() {
     let worker = service.worker("alone");
     service.until_backup(id, "completed");
     service.until_job(&job, "finished");
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait().code, 0);
+    Service::end(worker);
+}
+
+/// Row 46: a worker that ends when there is nothing left looks into the catalog first.
+#[test]
+fn a_burst_finds_what_redis_lost() {
+    let service = Service::start();
+    let (id, job) = service.enqueue_backup();
+    service.ask(&["FLUSHALL"]);
+    service.burst();
+    assert_eq!(service.backup(id, "status"), "completed");
+    assert_eq!(service.job_status(&job), "finished");
+    // And leaves no lock behind, for which the next scheduler would wait.
+    assert_eq!(service.ask(&["EXISTS", "rq:scheduler-lock:backups"]), "0");
 }
 
 /// Row 44: a request is kept where Redis is down.
@@ -262,8 +264,7 @@ fn a_request_without_redis_waits_in_the_catalog() {
     service.redis.run();
     let worker = service.worker("alone");
     service.until_backup(id, "completed");
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait().code, 0);
+    Service::end(worker);
 }
 
 /// Row 45: Redis goes away while a job runs.
@@ -281,8 +282,7 @@ fn a_job_goes_on_without_redis() {
     let (next, job) = service.enqueue_backup();
     service.until_backup(next, "completed");
     service.until_job(&job, "finished");
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait().code, 0);
+    Service::end(worker);
     assert_eq!(service.listed().len(), 2);
 }
 

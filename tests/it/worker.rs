@@ -147,20 +147,15 @@ fn a_target_has_one_job_at_a_time() {
     // A row that came in all the same waits for its turn, with a second worker ready to take it.
     let first = service.worker("first");
     gate.until_somebody_waits();
-    service.catalog.psql(
-        "INSERT INTO pgseal.backups (target, kind, requested_by, status, time_limit_seconds, queue, job_id)
-         VALUES ('default', 'manual', 'test', 'pending', 60, 'backups', 'of-another-program')",
-    );
+    service.insert_pending("of-another-program");
     let second = service.worker("second");
     service.until_job("of-another-program", "scheduled");
     assert_eq!(service.backup(id + 1, "status"), "pending");
     gate.open();
     service.until_backup(id, "completed");
     service.until_backup(id + 1, "completed");
-    for worker in [first, second] {
-        worker.signal(Signal::TERM);
-        assert_eq!(worker.wait().code, 0);
-    }
+    Service::end(first);
+    Service::end(second);
     assert_eq!(service.listed().len(), 2);
 }
 
@@ -182,8 +177,7 @@ fn a_check_tells_whether_the_worker_of_this_machine_lives() {
     // The next one lives, whatever the dead one left lying there.
     let next = service.worker("next");
     service.pgseal.ok(&["worker", "--check"]);
-    next.signal(Signal::TERM);
-    assert_eq!(next.wait().code, 0);
+    Service::end(next);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -95,6 +96,21 @@ impl Service {
             self.ask(&["EXISTS", &format!("rq:worker:{name}")]) == "1"
         });
         worker
+    }
+
+    /// Tells a worker to end, and waits until it has, in order.
+    pub fn end(worker: Running) {
+        worker.signal(Signal::TERM);
+        let run = worker.wait();
+        assert_eq!(run.code, 0, "{run}");
+    }
+
+    /// A row that another program made, past the refusal of a busy target.
+    pub fn insert_pending(&self, job: &str) {
+        self.catalog.psql(&format!(
+            "INSERT INTO pgseal.backups (target, kind, requested_by, status, time_limit_seconds, queue, job_id)
+             VALUES ('default', 'manual', 'test', 'pending', 60, 'backups', '{job}')"
+        ));
     }
 
     /// What Redis answers, as text: nothing is empty, and each item of a list is a line.
