@@ -219,6 +219,25 @@ fn a_manifest_that_cannot_be_written_takes_the_dump_with_it() {
     assert_eq!(s3.objects(), Vec::<String>::new());
 }
 
+/// Row 40: what the store gives back decides, not what it was given.
+#[test]
+fn a_manifest_that_comes_back_changed_is_no_backup() {
+    let source = Postgres::shared().create_database("changed_manifest");
+    let s3 = S3Server::start();
+    s3.hook(|call| {
+        if call.operation == "GetObject" && call.key.ends_with(".manifest.gpg") {
+            Action::Flip(100)
+        } else {
+            Action::Pass
+        }
+    });
+    let pgseal = s3.pgseal();
+    let error = pgseal.fails(1, &["backup", &source.url]);
+    assert!(error.contains("error: write the manifest"), "{error}");
+    assert!(error.contains("came back changed"), "{error}");
+    assert_eq!(s3.objects(), Vec::<String>::new());
+}
+
 /// Row 70: a manifest that is gone.
 #[test]
 fn an_unfinished_dump_is_never_offered() {
