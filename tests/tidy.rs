@@ -194,6 +194,17 @@ fn unfinished(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Both sides of a merge are no text: where the compiler does not read a file, as a script for Redis, nobody else tells.
+fn unmerged(path: &str, text: &str) -> Vec<String> {
+    let is_marker = |line: &str| {
+        ["<<<<<<< ", ">>>>>>> "]
+            .iter()
+            .any(|marker| line.starts_with(marker))
+    };
+    let wrong = text.lines().any(is_marker);
+    Vec::from_iter(wrong.then(|| format!("{path}: has marks of a merge")))
+}
+
 /// A file is named for what is in it.
 fn naming(path: &str, _text: &str) -> Vec<String> {
     path.split('/')
@@ -356,7 +367,7 @@ fn what_is_left_to_do_has_an_issue() {
             "dev",
             ".ci",
         ],
-        &[unfinished],
+        &[unfinished, unmerged],
     );
 }
 
@@ -469,7 +480,8 @@ fn every_other_rule_notices_its_fault() {
     let long = "//! Long.\n".repeat(LINES_MAX + 1);
     let left = format!("// {}: later", UNFINISHED[0]);
     let skipped = concat!("#[", "ignore = \"slow\"]");
-    let faults: [(Rule, &str, &str); 13] = [
+    let faults: [(Rule, &str, &str); 14] = [
+        (unmerged, "src/queue/lua/a.lua", "<<<<<<< HEAD\n"),
         (length, "src/a.rs", &long),
         (heading, "src/a.rs", "use std::fs;\n"),
         (unfinished, "dev", &left),
