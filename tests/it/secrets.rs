@@ -228,7 +228,15 @@ fn a_crash_and_a_neighbour_see_no_secret() {
     pgseal
         .with_clients(slow.path())
         .set("DATABASE_URL", &source.url);
-    let dumps_core = ["sh", "-c", "ulimit -c unlimited; exec \"$@\"", "sh"];
+    // Where the tests run in a script's background, SIGQUIT is ignored in all that they start.
+    let dumps_core = [
+        "env",
+        "--default-signal=QUIT",
+        "sh",
+        "-c",
+        "ulimit -c unlimited; exec \"$@\"",
+        "sh",
+    ];
     let core_files = |pgseal: &Pgseal| -> Vec<String> {
         let all = std::fs::read_dir(pgseal.file(".")).unwrap().flatten();
         let names = all.map(|entry| entry.file_name().to_string_lossy().into_owned());
