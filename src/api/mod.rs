@@ -11,6 +11,7 @@
 mod audit;
 mod auth;
 mod backups;
+mod check;
 mod downloads;
 mod events;
 mod extract;
@@ -33,6 +34,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::{KeyError, Signature, TokenRules, Tokens, mint};
+pub use check::{CheckError, check};
 pub use openapi::document;
 pub use router::OPEN;
 pub use serve::serve;

@@ -14,6 +14,7 @@ const AFTER_HELP: &str = "\
 Examples:
   pgseal serve                                 on 127.0.0.1:8000
   pgseal serve --listen 0.0.0.0:8000           in a container, behind something that speaks TLS
+  pgseal serve --check                         for a health check: exit code 0 if the API on this machine answers
   curl -H \"Authorization: Bearer $(pgseal token --subject me)\" http://127.0.0.1:8000/api/admin/backups
 
 It enqueues and never dumps: pgseal worker does the work. /api/docs shows every route. SIGTERM or Ctrl-C: it takes no new \
@@ -27,6 +28,9 @@ const TARGET: &str = crate::worker::TARGET_DEFAULT;
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct ServeArgs {
+    /// Say whether the API of this machine answers, and serve nothing
+    #[arg(long)]
+    check: bool,
     #[command(flatten)]
     api: ApiArgs,
     #[command(flatten)]
@@ -41,6 +45,12 @@ impl ServeArgs {
         context: &Context,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
+        if self.check {
+            let address = api::check(self.api.listen).await?;
+            return context.output.print(&Listening { address }, || {
+                format!("The API on http://{address} answers")
+            });
+        }
         context.settings.require_named_store()?;
         let tokens = Tokens::new(rules(&self.tokens), self.tokens.key()?.expose_secret())?;
         let database = config::connection(None, "DATABASE_URL")?;
