@@ -43,6 +43,7 @@ mod pickle;
 mod queue;
 mod round_trip;
 mod rq_interop;
+mod rq_tools;
 mod seaweed;
 mod secrets;
 mod settings;
