@@ -50,5 +50,6 @@ mod settings;
 mod store;
 mod store_sweep;
 mod tampering;
+mod targets;
 mod tls;
 mod worker;
