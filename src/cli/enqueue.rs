@@ -124,14 +124,13 @@ impl RestoreArgs {
             context.settings.targets()?.require(target)?;
         }
         let service = Service::open(&self.queue).await?;
-        let target = match self.target.target {
-            Some(target) => target.to_string(),
+        let target = if let Some(target) = self.target.target {
+            target.to_string()
+        } else {
             // A backup of another database must not go into the default one because nobody said otherwise.
-            None => {
-                let row = service.dispatch.catalog.backup(self.backup_id).await?;
-                let row = row.ok_or(CatalogError::NoSuchBackup(self.backup_id))?;
-                row.target
-            }
+            let row = service.dispatch.catalog.backup(self.backup_id).await?;
+            row.ok_or(CatalogError::NoSuchBackup(self.backup_id))?
+                .target
         };
         let wanted = RestoreWanted {
             backup_id: self.backup_id,

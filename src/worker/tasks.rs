@@ -206,16 +206,14 @@ impl Worker {
         let Ok(key) = ObjectKey::parse(&manifest.object_key) else {
             return;
         };
-        match vault.store.head(&key).await {
-            Ok(None) => {
-                if let Err(error) = vault.delete_key(&key).await {
-                    tracing::warn!(%error, backup.name = manifest.name, "Backup left a manifest without a dump behind");
-                }
-            }
-            Ok(Some(_)) | Err(_) => tracing::warn!(
+        if !matches!(vault.store.head(&key).await, Ok(None)) {
+            return tracing::warn!(
                 backup.name = manifest.name,
                 "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own"
-            ),
+            );
+        }
+        if let Err(error) = vault.delete_key(&key).await {
+            tracing::warn!(%error, backup.name = manifest.name, "Backup left a manifest without a dump behind");
         }
     }
 
