@@ -365,7 +365,8 @@ fn the_dashboard_shows_and_does(version: &'static str) {
         "rq {version}"
     );
     let listed = |registry: &str| {
-        let page = rq.dashboard(&format!("/0/data/jobs/backups/{registry}/8/asc/1.json"));
+        let order = if version == VERSIONS[0] { "" } else { "asc/" };
+        let page = rq.dashboard(&format!("/0/data/jobs/backups/{registry}/8/{order}1.json"));
         let jobs = page["jobs"].as_array().unwrap().iter();
         jobs.map(|job| job["id"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()

@@ -72,6 +72,11 @@ impl Pgseal {
         self
     }
 
+    /// A variable that was set.
+    pub fn get(&self, name: &str) -> &OsStr {
+        &self.environment[OsStr::new(name)]
+    }
+
     /// Takes a variable away.
     pub fn unset(&mut self, name: &str) -> &mut Self {
         self.environment.remove(OsStr::new(name));
