@@ -16,7 +16,9 @@ use super::extract::{Asking, Id, Paging, Params, Said, first_page, items_on_a_pa
 use super::problem::{Problem, ProblemDocument};
 use super::records::{Page, RestoreRecord};
 use super::{Api, Confirmation};
-use crate::catalog::{Act, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task};
+use crate::catalog::{
+    Act, BackupRow, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task,
+};
 use crate::dispatch::{RestoreWanted, SafetyBackup};
 use crate::model::ids::{BackupId, RestoreId};
 
@@ -137,9 +139,10 @@ pub(super) async fn create(
     }
     let act = asking.act("backup.restore");
     let work = async {
-        require_target(&api, body.target.as_deref())?;
+        let row = backup_row(&api, id).await?;
+        require_target(&api, body.target.as_deref(), &row)?;
         require_confirmed(&api, body.safety, body.confirm.as_deref())?;
-        require_complete(&backup_row(&api, id).await?)?;
+        require_complete(&row)?;
         begin(&api, &act, id, body.safety).await
     };
     let row = audited(&api, &act, Some(Task::Backup(id)), work).await?;
@@ -174,9 +177,9 @@ fn accepted(row: RestoreRow) -> Response {
     (StatusCode::ACCEPTED, [(header::LOCATION, location)], record).into_response()
 }
 
-/// Row 84: only what is configured can be restored into.
-fn require_target(api: &Api, named: Option<&str>) -> Result<(), Problem> {
-    if named.is_none_or(|name| name == api.parts.target.name) {
+/// Row 84: only what is configured can be restored into; and a backup of another target goes there only where that is said.
+fn require_target(api: &Api, named: Option<&str>, row: &BackupRow) -> Result<(), Problem> {
+    if named.unwrap_or(&row.target) == api.parts.target.name {
         return Ok(());
     }
     Err(Problem::new(
@@ -208,8 +211,8 @@ fn needs_confirmation(api: &Api, safety: SafetyWord) -> bool {
 }
 
 async fn plan(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan, Problem> {
-    require_target(api, body.target.as_deref())?;
     let row = backup_row(api, id).await?;
+    require_target(api, body.target.as_deref(), &row)?;
     let key = require_complete(&row)?;
     let manifest = api.parts.vault.read_manifest(&key).await.map_err(|error| {
         // Its manifest's absence is no absence of the backup.

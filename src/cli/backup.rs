@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use super::Context;
 use super::exit::UsageError;
 use super::output::{Record, took};
+use super::{Context, TargetArgs};
 use crate::backup::{self, BackupRequest};
-use crate::config;
+use crate::config::{self, Settings};
 use crate::model::kind::BackupKind;
+use crate::model::target::TargetName;
 use crate::progress::Progress;
 
 const AFTER_HELP: &str = "\
@@ -26,8 +27,10 @@ back; whatever fails before that leaves nothing in the store.";
 #[command(after_help = AFTER_HELP)]
 pub(super) struct BackupArgs {
     /// The database, as postgres://ROLE@HOST:5432/DATABASE [default: DATABASE_URL, or the file in DATABASE_URL_FILE]
-    #[arg(value_name = "DATABASE_URL")]
+    #[arg(value_name = "DATABASE_URL", conflicts_with = "target")]
     database_url: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Why it is made; stands in its name
     #[arg(long, value_enum, default_value_t = KindArg::Manual)]
     kind: KindArg,
@@ -49,8 +52,10 @@ pub(super) enum KindArg {
 
 impl BackupArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let request = self.request()?;
-        let stages = context.settings.stages(context.clock).await?;
+        let target = self.target.target.clone().unwrap_or_default();
+        let request = self.request(&target, &context.settings)?;
+        let mut stages = context.settings.stages(context.clock).await?;
+        stages.vault = stages.vault.of_target(&target)?;
         let progress = Arc::new(Progress::default());
         let made = backup::run(&stages, &request, &progress, &context.cancel);
         let manifest = context.progress.show(&progress, made).await?;
@@ -64,10 +69,14 @@ impl BackupArgs {
         })
     }
 
-    fn request(&self) -> anyhow::Result<BackupRequest> {
+    fn request(&self, target: &TargetName, settings: &Settings) -> anyhow::Result<BackupRequest> {
+        let connection = match &self.target.target {
+            Some(target) => settings.targets()?.connection(target)?,
+            None => config::connection(self.database_url.as_deref(), "DATABASE_URL")?,
+        };
         Ok(BackupRequest {
-            connection: config::connection(self.database_url.as_deref(), "DATABASE_URL")?,
-            target: "default".to_owned(),
+            connection,
+            target: target.to_string(),
             kind: self.kind.into(),
             labels: labels(&self.labels)?,
             exclude_table_data: self.exclude_table_data.clone(),

@@ -26,7 +26,7 @@ struct Deleted {
 impl DeleteArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
-        let entry = self.selection.find(&vault).await?;
+        let entry = self.selection.find(&vault, &context.settings).await?;
         let versions_deleted = vault.delete(&entry).await?;
         let deleted = Deleted {
             record: Record::of(&Listed::from(&entry)),

@@ -3,14 +3,13 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::Context;
 use super::backup::{KindArg, label, labels};
 use super::service::Service;
-use crate::catalog::RestoreMode;
+use super::{Context, TargetArgs};
+use crate::catalog::{CatalogError, RestoreMode};
 use crate::config::QueueArgs;
 use crate::dispatch::{BackupWanted, Queued, RestoreWanted, SafetyBackup};
 use crate::model::ids::BackupId;
-use crate::worker::TARGET_DEFAULT;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -30,9 +29,9 @@ pub(super) struct EnqueueArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Ask for a backup of the database that the workers' DATABASE_URL names
+    /// Ask for a backup of the database that the workers' DATABASE_URL names, or of another target
     Backup(BackupArgs),
-    /// Ask for a restore of a backup into that database
+    /// Ask for a restore of a backup into the target that it is of, or into another one
     Restore(RestoreArgs),
 }
 
@@ -41,6 +40,8 @@ struct BackupArgs {
     /// Why it is made; stands in its name
     #[arg(long, value_enum, default_value_t = KindArg::Manual)]
     kind: KindArg,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Attach a label; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -56,6 +57,8 @@ struct RestoreArgs {
     /// The backup's number in the catalog
     #[arg(value_name = "BACKUP_ID", value_parser = backup_id)]
     backup_id: BackupId,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Make no safety backup first: for a database that cannot be dumped any more
     #[arg(long)]
     no_safety_backup: bool,
@@ -92,8 +95,10 @@ impl EnqueueArgs {
 
 impl BackupArgs {
     async fn run(self, context: &Context) -> anyhow::Result<(Asked, String)> {
+        let target = self.target.target.unwrap_or_default();
+        context.settings.targets()?.require(&target)?;
         let wanted = BackupWanted {
-            target: TARGET_DEFAULT.to_owned(),
+            target: target.to_string(),
             kind: self.kind.into(),
             requested_by: requested_by(),
             labels: labels(&self.labels)?,
@@ -115,10 +120,21 @@ impl BackupArgs {
 
 impl RestoreArgs {
     async fn run(self, context: &Context) -> anyhow::Result<(Asked, String)> {
+        if let Some(target) = &self.target.target {
+            context.settings.targets()?.require(target)?;
+        }
         let service = Service::open(&self.queue).await?;
+        let target = if let Some(target) = self.target.target {
+            target.to_string()
+        } else {
+            // A backup of another database must not go into the default one because nobody said otherwise.
+            let row = service.dispatch.catalog.backup(self.backup_id).await?;
+            row.ok_or(CatalogError::NoSuchBackup(self.backup_id))?
+                .target
+        };
         let wanted = RestoreWanted {
             backup_id: self.backup_id,
-            target: TARGET_DEFAULT.to_owned(),
+            target,
             mode: RestoreMode::InPlace,
             safety_backup: if self.no_safety_backup {
                 SafetyBackup::Skipped

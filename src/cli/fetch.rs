@@ -61,7 +61,7 @@ impl FetchArgs {
             return Err(UsageError(format!("{} exists already", self.output.display())).into());
         }
         let vault = context.settings.vault().await?;
-        let entry = self.selection.find(&vault).await?;
+        let entry = self.selection.find(&vault, &context.settings).await?;
         let progress = Arc::new(Progress::default());
         let fetching = async {
             let fetched = vault.fetch(entry, &progress).await?;

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::Context;
 use super::output::{Record, table};
+use super::{Context, TargetArgs};
 use crate::config;
 
 const AFTER_HELP: &str = "\
@@ -14,11 +14,18 @@ manifest, or it was changed)";
 /// List what is in the store, newest first
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
-pub(super) struct ListArgs {}
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+}
 
 impl ListArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let vault = context.settings.vault().await?;
+        let mut vault = context.settings.vault().await?;
+        if let Some(target) = &self.target.target {
+            context.settings.targets()?.require(target)?;
+            vault = vault.of_target(target)?;
+        }
         let listed = vault.list_briefly(&config::list_cache()).await?;
         let records: Vec<Record> = listed.iter().map(Record::of).collect();
         context.output.print(&records, || {

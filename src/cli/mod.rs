@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use exit::ExitStatus;
 
 use crate::config::{self, Settings};
+use crate::model::target::TargetName;
 use crate::telemetry::Verbosity;
 use crate::vault::{Entry, Limits, Selector, Vault};
 use crate::worker::Stop;
@@ -187,12 +188,31 @@ struct BackupSelection {
     /// A backup's name, the beginning of one, latest, or a whole object key
     #[arg(value_name = "BACKUP")]
     backup: String,
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
 impl BackupSelection {
-    async fn find(&self, vault: &Vault) -> anyhow::Result<Entry> {
-        Ok(vault.find(&Selector::parse(&self.backup)?).await?)
+    /// Finds it. A name is looked for among the backups of all targets, unless one is named.
+    async fn find(&self, vault: &Vault, settings: &Settings) -> anyhow::Result<Entry> {
+        let selector = Selector::parse(&self.backup)?;
+        let targets = settings.targets()?;
+        let named = self.target.target.as_ref();
+        if named.is_none() && selector != Selector::Latest {
+            return Ok(vault.find(&selector).await?);
+        }
+        // The newest backup of another database is not the one that somebody means.
+        let target = targets.choose(named)?;
+        Ok(vault.of_target(&target)?.find(&selector).await?)
     }
+}
+
+/// Which target is meant.
+#[derive(Args, Clone, Debug)]
+struct TargetArgs {
+    /// The target, as BACKUP_TARGETS_FILE calls it; DATABASE_URL is the target default
+    #[arg(long, value_name = "NAME", value_parser = config::target_name)]
+    target: Option<TargetName>,
 }
 
 /// What a foreign object may become.

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::{BackupSelection, Context, ForeignArgs};
-use crate::config;
+use crate::config::{self, Settings};
+use crate::model::connection::Connection;
+use crate::model::target::TargetName;
 use crate::progress::Progress;
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
 
@@ -25,7 +27,7 @@ A restore that fails leaves the target as it was.";
 pub(super) struct RestoreArgs {
     #[command(flatten)]
     selection: BackupSelection,
-    /// The database it goes to, as postgres://ROLE@HOST:5432/DATABASE
+    /// The database it goes to, as postgres://ROLE@HOST:5432/DATABASE, or a target's name
     #[arg(long, value_name = "DATABASE_URL")]
     to: String,
     /// How it goes there
@@ -61,16 +63,18 @@ struct Report<'a> {
 
 impl RestoreArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let to = config::connection(Some(&self.to), "--to")?;
-        let stages = context.settings.stages(context.clock).await?;
+        let (target, to) = self.to(&context.settings)?;
+        let mut stages = context.settings.stages(context.clock).await?;
         let found = context
             .cancel
-            .run_until_cancelled(self.selection.find(&stages.vault))
+            .run_until_cancelled(self.selection.find(&stages.vault, &context.settings))
             .await;
         let Some(entry) = found else { return Ok(()) };
+        stages.vault = stages.vault.of_target(&target)?;
         let request = RestoreRequest {
             entry: entry?,
             to,
+            target,
             mode: match self.mode {
                 ModeArg::New => Mode::New,
                 ModeArg::InPlace => Mode::InPlace,
@@ -90,6 +94,20 @@ impl RestoreArgs {
             .print(&self.report(&restored, &progress), || {
                 text(&restored, &progress)
             })
+    }
+
+    /// No URL is a target's name: it has a colon.
+    fn to(&self, settings: &Settings) -> anyhow::Result<(TargetName, Connection)> {
+        Ok(match TargetName::parse(&self.to) {
+            Ok(target) => {
+                let to = settings.targets()?.connection(&target)?;
+                (target, to)
+            }
+            Err(_) => (
+                TargetName::default(),
+                config::connection(Some(&self.to), "--to")?,
+            ),
+        })
     }
 
     fn report<'a>(&self, restored: &'a Restored, progress: &Progress) -> Report<'a> {

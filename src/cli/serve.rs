@@ -22,7 +22,7 @@ request and finishes those at hand. Needs JWT_SECRET or a public key, REDIS_URL,
 catalog (pgseal migrate).";
 
 /// The target that DATABASE_URL names.
-const TARGET: &str = crate::worker::TARGET_DEFAULT;
+const TARGET: &str = crate::model::target::TARGET_DEFAULT;
 
 /// Serve the API for administrators
 #[derive(Args, Debug)]

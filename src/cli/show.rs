@@ -36,7 +36,7 @@ struct Shown {
 impl ShowArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
-        let entry = self.selection.find(&vault).await?;
+        let entry = self.selection.find(&vault, &context.settings).await?;
         let record = Record::of(&Listed::from(&entry));
         let tables = match &entry {
             Entry::Complete(manifest) | Entry::Lost(manifest) => manifest.tables.clone(),

@@ -38,7 +38,7 @@ impl VerifyArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
         let clients = context.settings.clients().await?;
-        let entry = self.selection.find(&vault).await?;
+        let entry = self.selection.find(&vault, &context.settings).await?;
         let progress = Arc::new(Progress::default());
         let verifying = async {
             let fetched = vault.fetch(entry, &progress).await?;

@@ -61,7 +61,7 @@ impl WorkerArgs {
             queues,
             dispatch: service.dispatch,
             stages: context.settings.stages(context.clock).await?,
-            database: config::connection(None, "DATABASE_URL")?,
+            targets: context.settings.targets()?.connections()?,
             times: Times {
                 heartbeat: self.times.heartbeat(),
                 maintenance: self.times.maintenance(),

@@ -69,17 +69,21 @@ pub(super) fn secret(
             Ok(text) => Ok(Some(text.into())),
             Err(_) => Err(ConfigError::NotText(variable)),
         },
-        (None, Some(path)) => {
-            let first = read_lines(&file_variable, &path, 1)?.pop();
-            let first = first.filter(|line| !line.expose_secret().trim().is_empty());
-            // An empty file is a mistake, and must not count as "unset".
-            first.map(Some).ok_or(ConfigError::EmptySecretFile {
-                variable: file_variable,
-                path,
-            })
-        }
+        (None, Some(path)) => first_line(&file_variable, &path).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+/// The first line of a secret's file, which must not be blank.
+pub(super) fn first_line(variable: &str, path: &Path) -> Result<SecretString, ConfigError> {
+    let first = read_lines(variable, path, 1)?.pop();
+    first
+        .filter(|line| !line.expose_secret().trim().is_empty())
+        // An empty file is a mistake, and must not count as "unset".
+        .ok_or_else(|| ConfigError::EmptySecretFile {
+            variable: variable.to_owned(),
+            path: path.to_owned(),
+        })
 }
 
 pub(super) fn read_lines(

@@ -10,6 +10,7 @@ mod database;
 mod environment;
 mod service;
 mod store;
+mod targets;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +24,8 @@ use environment::{environment, every_name_is_known, is_set, read_lines, secret};
 pub(crate) use service::queue_name;
 pub use service::{QueueArgs, WorkerTimes};
 pub use store::StoreArgs;
+pub(crate) use targets::target_name;
+pub use targets::{Targets, TargetsArgs};
 
 use crate::backup::{BackupSettings, NewerClient, Stages};
 use crate::model::connection::ConnectionError;
@@ -40,6 +43,37 @@ pub enum ConfigError {
     /// Neither typed nor set.
     #[error("no database was named\nhint: give its URL, or set DATABASE_URL")]
     NoDatabase,
+    /// The targets' file cannot be used.
+    #[error("read the targets in {}, line {line}: {what}", path.display())]
+    Targets {
+        /// The file.
+        path: PathBuf,
+        /// Where it is wrong.
+        line: usize,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The target `default` in two places.
+    #[error(
+        "DATABASE_URL and the targets' file both name the target default\nhint: unset DATABASE_URL, or call the other one otherwise"
+    )]
+    TargetTwice,
+    /// No target is called so.
+    #[error("no target is called {name}\nhint: there are: {known}; {file}")]
+    NoTarget {
+        /// What was named.
+        name: String,
+        /// Those that there are.
+        known: String,
+        /// Where others are named.
+        file: String,
+    },
+    /// Which target is meant, only its name would tell.
+    #[error("there are several targets: {known}\nhint: choose one with --target NAME")]
+    SeveralTargets {
+        /// Those that there are.
+        known: String,
+    },
     /// A service needs Redis.
     #[error("no Redis was named\nhint: set REDIS_URL, as redis://HOST:6379/0")]
     NoRedis,
@@ -137,6 +171,9 @@ pub struct Settings {
     /// How databases are dumped.
     #[command(flatten)]
     pub dumping: DumpingArgs,
+    /// Which databases have names.
+    #[command(flatten)]
+    targets: TargetsArgs,
 }
 
 /// What seals and opens backups.
@@ -273,7 +310,7 @@ impl Settings {
             require_folder("BACKUP_SPOOL_DIR", folder)?;
         }
         let spool_folder = self.spool_folder();
-        let layout = Layout::new(&self.store.prefix, &self.store.environment, None)
+        let layout = Layout::new(&self.store.prefix, &self.store.environment)
             .map_err(ConfigError::Layout)?;
         let passphrases = self.sealing.passphrases()?;
         let settings = self.store.settings(spool_folder.clone())?;

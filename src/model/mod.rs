@@ -11,3 +11,4 @@ pub mod object_key;
 pub mod passphrase;
 pub mod pgpass;
 pub mod summary;
+pub mod target;

@@ -10,6 +10,7 @@ use time::macros::format_description;
 
 use super::ids::Uid;
 use super::kind::BackupKind;
+use super::target::{TargetName, is_year};
 
 /// What the sealed dump's key ends with.
 pub const DUMP_SUFFIX: &str = ".dump.gpg";
@@ -121,41 +122,60 @@ impl fmt::Debug for ObjectKey {
 /// Where the backups of one target live: `{prefix}/{environment}/` or, for a named target, `{prefix}/{environment}/{target}/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// `{prefix}/{environment}`.
+    root: String,
+    /// That, or the target's own folder in it.
     folder: String,
 }
 
 impl Layout {
-    /// Checks the parts. `target` is `None` for the target `default`.
+    /// Checks the parts. It is the layout of the target `default`, whose folder has those of all others in it.
     ///
     /// # Errors
     /// A part that is empty, hidden, or not made of letters, digits, `-`, `_` and `.` (the prefix may hold slashes).
-    pub fn new(
-        prefix: &str,
-        environment: &str,
-        target: Option<&str>,
-    ) -> Result<Self, ObjectKeyError> {
-        let plain = |part: &str| {
-            part.chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
-        if !plain(environment) || !target.is_none_or(plain) {
+    pub fn new(prefix: &str, environment: &str) -> Result<Self, ObjectKeyError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !environment.chars().all(plain) {
             return Err(ObjectKeyError::BadSegment);
         }
+        Self::checked(format!("{prefix}/{environment}"), None)
+    }
+
+    /// The layout of one target in the same environment.
+    ///
+    /// # Errors
+    /// Its name does not fit behind so long a prefix.
+    pub fn of_target(&self, target: &TargetName) -> Result<Self, ObjectKeyError> {
+        let named = (!target.is_default()).then_some(target);
+        Self::checked(self.root.clone(), named)
+    }
+
+    fn checked(root: String, target: Option<&TargetName>) -> Result<Self, ObjectKeyError> {
         let folder = match target {
-            Some(target) => format!("{prefix}/{environment}/{target}"),
-            None => format!("{prefix}/{environment}"),
+            Some(target) => format!("{root}/{target}"),
+            None => root.clone(),
         };
         let folder = ObjectKey::parse(&folder)?.0;
         // The longest name that this layout ever makes must fit below the folder.
         let longest = "0000/00/backup_pre_restore_00000000_000000_00000000";
         ObjectKey::parse(&format!("{folder}/{longest}{MANIFEST_SUFFIX}"))?;
-        Ok(Self { folder })
+        Ok(Self { root, folder })
     }
 
     /// What a listing of this target's objects starts with, its slash included.
     #[must_use]
     pub fn listing_prefix(&self) -> String {
         format!("{}/", self.folder)
+    }
+
+    /// Whether an object is of this target: the folder of the target `default` has those of the others in it.
+    #[must_use]
+    pub fn is_own(&self, key: &ObjectKey) -> bool {
+        let below = key.as_str().strip_prefix(&self.folder);
+        let below = below.and_then(|below| below.strip_prefix('/'));
+        below
+            .and_then(|below| below.split_once('/'))
+            .is_some_and(|(year, _)| is_year(year))
     }
 
     /// The key of a small object that shows whether the store can be written. It ends as no backup does.
@@ -200,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_backup_and_its_manifest_stand_side_by_side() {
-        let layout = Layout::new("backups", "prod", None).unwrap();
+        let layout = Layout::new("backups", "prod").unwrap();
         let started = time::macros::datetime!(2026-03-09 23:59:07 +02:00);
         let key = layout.dump_key(BackupKind::PreRestore, started, None);
         assert_eq!(
@@ -222,13 +242,17 @@ mod tests {
 
     #[test]
     fn a_named_target_has_its_own_folder() {
-        let layout = Layout::new("deep/er", "staging", Some("shop")).unwrap();
-        assert_eq!(layout.listing_prefix(), "deep/er/staging/shop/");
+        let of_default = Layout::new("deep/er", "staging").unwrap();
+        let shop = of_default.of_target(&TargetName::parse("shop").unwrap());
+        let shop = shop.unwrap();
+        assert_eq!(shop.listing_prefix(), "deep/er/staging/shop/");
+        assert_eq!(shop.of_target(&TargetName::default()).unwrap(), of_default);
+        let started = time::macros::datetime!(2026-03-09 23:59:07 UTC);
+        let key = |layout: &Layout| layout.dump_key(BackupKind::Manual, started, None);
+        assert!(shop.is_own(&key(&shop)) && of_default.is_own(&key(&of_default)));
+        assert!(!shop.is_own(&key(&of_default)) && !of_default.is_own(&key(&shop)));
         for bad in ["", "..", "a/b", "a b", ".hidden", "ü"] {
-            assert!(
-                Layout::new("backups", "prod", Some(bad)).is_err(),
-                "{bad:?} was taken"
-            );
+            assert!(Layout::new("backups", bad).is_err(), "{bad:?} was taken");
         }
     }
 
@@ -260,7 +284,7 @@ mod tests {
         let foreign = ObjectKey::parse(&format!("{longest}{DUMP_SUFFIX}")).unwrap();
         assert_eq!(foreign.manifest_key(), None);
         let deep = "x/".repeat(KEY_BYTES_MAX / 2 - 10);
-        assert!(Layout::new(&format!("{deep}x"), "prod", None).is_err());
+        assert!(Layout::new(&format!("{deep}x"), "prod").is_err());
     }
 
     proptest! {

@@ -21,6 +21,7 @@ use crate::model::ids::Uid;
 use crate::model::kind::BackupKind;
 use crate::model::manifest::{Manifest, RowCounts};
 use crate::model::object_key::ObjectKey;
+use crate::model::target::TargetName;
 use crate::pg::inspect::{self, Compared, Session};
 use crate::pg::{Client, Codec, Load, LoadMode, PgError, dumped_by};
 use crate::progress::Progress;
@@ -52,6 +53,8 @@ pub struct RestoreRequest {
     pub entry: Entry,
     /// The database it goes to.
     pub to: Connection,
+    /// That database's name among the targets, for its safety backup.
+    pub target: TargetName,
     /// How.
     pub mode: Mode,
     /// Used by [`Mode::InPlace`]; a new database has nothing to save.
@@ -129,6 +132,7 @@ pub async fn run(
 struct Proven {
     fetched: Fetched,
     to: Connection,
+    target: TargetName,
     mode: Mode,
     safety: Safety,
     limits: Limits,
@@ -153,6 +157,7 @@ async fn prove(
     let RestoreRequest {
         entry,
         to,
+        target: name,
         mode,
         safety,
         limits,
@@ -192,6 +197,7 @@ async fn prove(
     Ok(Proven {
         fetched,
         to,
+        target: name,
         mode,
         safety,
         limits,
@@ -272,7 +278,7 @@ async fn safety_backup(
     );
     let request = BackupRequest {
         connection: proven.to.clone(),
-        target: "default".to_owned(),
+        target: proven.target.to_string(),
         kind: BackupKind::PreRestore,
         labels: BTreeMap::from([replaced_by]),
         exclude_table_data: Vec::new(),

@@ -106,7 +106,8 @@ impl Vault {
     async fn latest(&self) -> Result<Entry, VaultError> {
         let mut by_second: BTreeMap<String, Vec<(ObjectKey, Pair)>> = BTreeMap::new();
         for (key, pair) in self.pairs().await? {
-            if let (Some(second), true) = (started(&key), pair.manifest.is_some()) {
+            let is_ours = self.layout.is_own(&key) && pair.manifest.is_some();
+            if let (Some(second), true) = (started(&key), is_ours) {
                 by_second.entry(second).or_default().push((key, pair));
             }
         }

@@ -26,6 +26,7 @@ use crate::model::ids::Uid;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::model::object_key::{Layout, ObjectKey};
 use crate::model::passphrase::Passphrase;
+use crate::model::target::TargetName;
 use crate::seal::{Opener, OutputLimit, Packing, Sealer};
 use crate::store::{ObjectHead, Store};
 
@@ -110,6 +111,19 @@ impl Entry {
 }
 
 impl Vault {
+    /// The same store, with one target's folder.
+    ///
+    /// # Errors
+    /// Its name does not fit into the objects' keys.
+    pub fn of_target(&self, target: &TargetName) -> Result<Self, VaultError> {
+        let layout = self.layout.of_target(target);
+        let layout = layout.map_err(|_| VaultError::BadKey(target.to_string()))?;
+        Ok(Self {
+            layout,
+            ..self.clone()
+        })
+    }
+
     /// The passphrase that new backups are sealed with.
     ///
     /// # Errors

@@ -89,6 +89,11 @@ impl Worker {
             return Ok(());
         };
         tracing::warn!(task = %row.task, reason = error, %status, "Housekeeping settled a job of a dead worker");
+        if manifest.is_none() {
+            if let Err(reason) = self.discard_unfinished(row).await {
+                tracing::warn!(task = %row.task, reason, "Housekeeping leaves an object that was never completed");
+            }
+        }
         self.fail_dependents(&dependents).await;
         let (Ok(job), Ok(worker)) = (JobId::parse(&row.job_id), WorkerName::parse(&row.worker))
         else {
@@ -120,6 +125,30 @@ impl Worker {
         let aborted = vault.store.abort_uploads_of(&key, uid, self.now()).await;
         aborted.map_err(|error| explain(&error))?;
         Ok(None)
+    }
+
+    /// Deletes the whole dump of a worker that died before its manifest. Only once its row is settled: it can complete the
+    /// row no more then, and takes its manifest back should it live on and write one.
+    async fn discard_unfinished(&self, row: &RunningJob) -> Result<(), String> {
+        let key = row.object_key.as_deref().map(ObjectKey::parse);
+        let (Task::Backup(_), Some(uid), Some(Ok(key))) = (row.task, row.uid, key) else {
+            return Ok(());
+        };
+        let vault = &self.stages.vault;
+        match vault.find(&Selector::Key(key.clone())).await {
+            Ok(Entry::Unfinished(_)) => {}
+            Ok(_) | Err(VaultError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(explain(&error)),
+        }
+        let head = vault.store.head(&key).await;
+        let head = head.map_err(|error| explain(&error))?;
+        // Without its uid it is somebody else's, however it is called.
+        if head.is_some_and(|head| head.uid == Some(uid)) {
+            let deleted = vault.store.delete(&key).await;
+            deleted.map_err(|error| explain(&error))?;
+            tracing::info!(object.key = %key, "Housekeeping deleted an object that was never completed");
+        }
+        Ok(())
     }
 
     /// Jobs whose worker is silent on Redis. The catalog says what became of them, where it knows them.

@@ -20,6 +20,7 @@ mod supervise;
 mod take;
 mod tasks;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,10 +34,8 @@ pub use take::{WorkerError, hostname};
 use crate::backup::Stages;
 use crate::dispatch::Dispatch;
 use crate::model::connection::Connection;
+use crate::model::target::TargetName;
 use crate::queue::rq::names::{QueueName, WorkerName};
-
-/// The one target that a worker knows: what `DATABASE_URL` names.
-pub const TARGET_DEFAULT: &str = "default";
 
 /// One worker: a process, a name, and one job at a time.
 pub struct Worker {
@@ -48,8 +47,8 @@ pub struct Worker {
     pub dispatch: Dispatch,
     /// What backups and restores work with.
     pub stages: Stages,
-    /// The database of the target `default`.
-    pub database: Connection,
+    /// The databases of the targets.
+    pub targets: BTreeMap<TargetName, Connection>,
     /// How often what is done.
     pub times: Times,
     /// The folder of its sign of life for a health check.

@@ -6,18 +6,20 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::supervise::{Reason, Running, Supervised};
-use super::{Stop, TARGET_DEFAULT, Worker};
-use crate::backup::{self, BackupRequest};
+use super::{Stop, Worker};
+use crate::backup::{self, BackupRequest, Stages};
 use crate::catalog::{
     BackupRow, Claim, Compared, Ended, Health, JobStatus, Lease, RestoreFacts, RestoreMode,
     RestoreRow, Task,
 };
 use crate::dispatch::BackupWanted;
+use crate::model::connection::Connection;
 use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, RestoreId};
 use crate::model::kind::BackupKind;
 use crate::model::manifest::{Manifest, Requested};
 use crate::model::object_key::ObjectKey;
+use crate::model::target::{TARGET_DEFAULT, TargetName};
 use crate::progress::Progress;
 use crate::queue::consumer::{Ending as Told, Taken};
 use crate::queue::value::Value;
@@ -108,11 +110,11 @@ impl Worker {
             Ok(None) => return Ending::Lost,
             Err(error) => return self.failed(taken, &lease, "prepare", explain(&error)).await,
         };
-        if row.target != TARGET_DEFAULT {
-            let text = unknown_target(&row.target);
-            return self.failed(taken, &lease, "prepare", text).await;
-        }
-        let request = self.backup_request(&row, &lease);
+        let (connection, stages) = match self.target(&row.target) {
+            Ok(target) => target,
+            Err(text) => return self.failed(taken, &lease, "prepare", text).await,
+        };
+        let request = backup_request(connection, &row, &lease);
         let progress = Arc::new(Progress::default());
         let running = Running {
             taken,
@@ -122,7 +124,7 @@ impl Worker {
             cancel: CancellationToken::new(),
         };
         let cancel = running.cancel.clone();
-        let work = backup::run(&self.stages, &request, &progress, &cancel);
+        let work = backup::run(&stages, &request, &progress, &cancel);
         let supervised = self.supervise(running, stop, work).await;
         let stage = progress.read().stage;
         match supervised {
@@ -156,19 +158,23 @@ impl Worker {
         }
     }
 
-    fn backup_request(&self, row: &BackupRow, lease: &Lease) -> BackupRequest {
-        BackupRequest {
-            connection: self.database.clone(),
-            target: row.target.clone(),
-            kind: row.kind,
-            labels: row.labels.clone(),
-            exclude_table_data: row.excluded_table_data.clone(),
-            requested: Some(Requested {
-                backup_id: row.id,
-                attempt: lease.attempt,
-                requested_by: row.requested_by.clone(),
-            }),
-        }
+    /// The database of a row's target, and what its backups are made with: each target has a folder of its own.
+    fn target(&self, name: &str) -> Result<(Connection, Stages), String> {
+        let found = TargetName::parse(name).ok();
+        let found = found.and_then(|name| self.targets.get_key_value(&name));
+        let (name, connection) = found.ok_or_else(|| self.unknown_target(name))?;
+        let mut stages = self.stages.clone();
+        let layout = stages.vault.layout.of_target(name);
+        stages.vault.layout = layout.map_err(|error| explain(&error))?;
+        Ok((connection.clone(), stages))
+    }
+
+    fn unknown_target(&self, target: &str) -> String {
+        let known: Vec<&str> = self.targets.keys().map(TargetName::as_str).collect();
+        format!(
+            "no target is called {target} here; there are: {}\nhint: DATABASE_URL names the target {TARGET_DEFAULT}, the file that BACKUP_TARGETS_FILE names has the others; every worker of a queue needs the same ones",
+            known.join(", ")
+        )
     }
 
     /// The backup exists; what remains is to say so.
@@ -182,8 +188,7 @@ impl Worker {
             // The restore that waited for it is pending now; its job is released with ours.
             Some(Ended::Done { .. }) => Ending::Success(backup_value(id, manifest)),
             Some(Ended::Lost) => {
-                tracing::warn!(backup.id = %id, backup.name = manifest.name,
-                    "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own");
+                self.take_back_without_dump(manifest).await;
                 Ending::Lost
             }
             None => {
@@ -191,6 +196,24 @@ impl Worker {
                     "Backup is complete, but the catalog could not be told: its row is settled from the manifest later");
                 Ending::Lost
             }
+        }
+    }
+
+    /// Who settled the row meanwhile may have taken this backup's dump for that of a dead worker; its manifest is then no
+    /// backup's. Otherwise it is a backup, whoever has the row.
+    async fn take_back_without_dump(&self, manifest: &Manifest) {
+        let vault = &self.stages.vault;
+        let Ok(key) = ObjectKey::parse(&manifest.object_key) else {
+            return;
+        };
+        if !matches!(vault.store.head(&key).await, Ok(None)) {
+            return tracing::warn!(
+                backup.name = manifest.name,
+                "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own"
+            );
+        }
+        if let Err(error) = vault.delete_key(&key).await {
+            tracing::warn!(%error, backup.name = manifest.name, "Backup left a manifest without a dump behind");
         }
     }
 
@@ -248,9 +271,7 @@ impl Worker {
 
     /// What the row means: which backup, into what, and which safety backup was made for it.
     async fn restore_request(&self, row: &RestoreRow) -> Result<RestoreRequest, String> {
-        if row.target != TARGET_DEFAULT {
-            return Err(unknown_target(&row.target));
-        }
+        let (to, _) = self.target(&row.target)?;
         let mode = match row.mode {
             RestoreMode::InPlace => Mode::InPlace,
             other => {
@@ -267,7 +288,8 @@ impl Worker {
         };
         Ok(RestoreRequest {
             entry: entry.map_err(|error| explain(&error))?,
-            to: self.database.clone(),
+            to,
+            target: TargetName::parse(&row.target).unwrap_or_default(),
             mode,
             safety,
             limits: Limits::default(),
@@ -434,10 +456,19 @@ impl From<RestoreError> for Unrestored {
     }
 }
 
-fn unknown_target(target: &str) -> String {
-    format!(
-        "no target is called {target} here\nhint: DATABASE_URL names the target {TARGET_DEFAULT}"
-    )
+fn backup_request(connection: Connection, row: &BackupRow, lease: &Lease) -> BackupRequest {
+    BackupRequest {
+        connection,
+        target: row.target.clone(),
+        kind: row.kind,
+        labels: row.labels.clone(),
+        exclude_table_data: row.excluded_table_data.clone(),
+        requested: Some(Requested {
+            backup_id: row.id,
+            attempt: lease.attempt,
+            requested_by: row.requested_by.clone(),
+        }),
+    }
 }
 
 fn panicked(said: &str) -> String {

@@ -227,6 +227,22 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
     for target in ["other", "postgres://somebody@elsewhere/shop", ""] {
         refused(&api, "target_unknown", json!({"target": target}));
     }
+    // Another target's backup goes into this one only where that is said.
+    let named = |target: &str| {
+        let sql = format!("UPDATE pgseal.backups SET target = '{target}'");
+        api.service.catalog.psql(&sql);
+    };
+    named("shop");
+    refused(&api, "target_unknown", json!({}));
+    refused(&api, "target_unknown", json!({"plan": true}));
+    let plan = api.json(
+        200,
+        "POST",
+        &restore,
+        r#"{"plan": true, "target": "default"}"#,
+    );
+    assert_eq!(plan["target"], "default");
+    named("default");
     refused(&api, "confirmation_required", json!({"safety": "skip"}));
     refused(
         &api,

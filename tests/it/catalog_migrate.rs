@@ -7,6 +7,8 @@ use crate::harness::catalog::{catalog_in, connection};
 use crate::harness::cli::Pgseal;
 use crate::harness::postgres::{DEBIAN_MAJOR, Postgres};
 use crate::harness::somebody::{Somebody, until};
+use crate::harness::toll::Toll;
+use crate::harness::{scale, text};
 
 const TABLES: &str = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = \
      (SELECT oid FROM pg_namespace WHERE nspname = 'pgseal')";
@@ -143,6 +145,45 @@ fn a_migration_that_was_killed_is_run_again() {
     let applied = &pgseal.json(&["migrate"])["applied"];
     assert_eq!(applied.as_array().unwrap().len(), NEWEST, "{applied}");
     assert_eq!(database.psql(TABLES), ALL_TABLES);
+}
+
+/// Row 62: killed at any word with the server, before it was heard and after, it can be run again.
+#[test]
+fn a_migration_may_be_killed_at_any_word() {
+    let server = Postgres::shared();
+    let mut pgseal = Pgseal::new();
+    let mut migrate_by = |toll: &Toll, name: &str| {
+        let database = server.create_database(name);
+        let port = toll.to("catalog", server.port());
+        pgseal.set("CATALOG_DATABASE_URL", database.url_by(port));
+        (database, pgseal.start(&["migrate"]))
+    };
+    let whole = Toll::new();
+    let (_database, run) = migrate_by(&whole, "whole_migration");
+    assert_eq!(run.wait().code, 0);
+    let steps = whole.passed("catalog");
+    assert!(steps > 20, "{steps}");
+    let direct = Pgseal::new();
+    for step in (1..=steps).step_by(scale(steps / 6, 1)) {
+        let toll = Toll::new();
+        toll.stop_at("catalog", step);
+        let (database, mut run) = migrate_by(&toll, "cut_migration");
+        until("the step", || toll.has_stopped() || !run.is_running());
+        run.signal(Signal::KILL);
+        run.wait();
+        drop(toll);
+        let mut again = direct.command(&["migrate", "--json"]);
+        let said = text(again.env("CATALOG_DATABASE_URL", &database.url));
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said["version"], NEWEST, "step {step}");
+        assert_eq!(database.psql(TABLES), ALL_TABLES, "step {step}");
+        let applied = "SELECT count(*) || ' ' || bool_and(success) FROM pgseal._sqlx_migrations";
+        assert_eq!(
+            database.psql(applied),
+            format!("{NEWEST} true"),
+            "step {step}"
+        );
+    }
 }
 
 /// Row 62: an older program on a newer schema, a newer one on an older, and one on a schema that was changed.

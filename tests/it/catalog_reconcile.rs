@@ -57,7 +57,7 @@ impl World<'_> {
                 .await
                 .unwrap(),
                 passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
-                layout: Layout::new("backups", "prod", None).unwrap(),
+                layout: Layout::new("backups", "prod").unwrap(),
                 spool_folder: pgseal.file("spool"),
             },
             clients: Clients::find(&search).await,

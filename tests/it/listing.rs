@@ -112,7 +112,7 @@ async fn many_backups_are_listed_from_memory() {
         .await
         .unwrap(),
         passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
-        layout: Layout::new("backups", "prod", None).unwrap(),
+        layout: Layout::new("backups", "prod").unwrap(),
         spool_folder: pgseal.file("spool"),
     });
     let key = vault.list().await.unwrap()[0].key().to_owned();

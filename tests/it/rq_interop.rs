@@ -24,15 +24,15 @@ const RUN_BACKUP: &str = "app.workers.backup_jobs.run_backup";
 const FAIL: &str = "app.workers.backup_jobs.fail";
 
 /// One version of rq and one queue of ours on one database, and our worker.
-struct Sides {
-    database: RedisDatabase,
-    queue: Queue,
-    rq: Rq,
-    worker: WorkerName,
+pub struct Sides {
+    pub database: RedisDatabase,
+    pub queue: Queue,
+    pub rq: Rq,
+    pub worker: WorkerName,
 }
 
 impl Sides {
-    async fn of(version: &'static str) -> Self {
+    pub async fn of(version: &'static str) -> Self {
         let database = Redis::shared().database();
         let queue = database.queue().await;
         let rq = Rq::start(version, &database);
@@ -45,11 +45,11 @@ impl Sides {
         }
     }
 
-    async fn take(&self) -> Taken {
+    pub async fn take(&self) -> Taken {
         take(&self.queue, &self.worker).await
     }
 
-    async fn finish(&self, taken: &Taken, ending: Ending) -> Written {
+    pub async fn finish(&self, taken: &Taken, ending: Ending) -> Written {
         let end = self.queue.finish(taken, &self.worker, &ending, now()).await;
         end.unwrap()
     }
@@ -60,13 +60,13 @@ impl Sides {
         due.await.unwrap()
     }
 
-    fn ours(&self) -> serde_json::Value {
+    pub fn ours(&self) -> serde_json::Value {
         let workers = self.rq.ask("workers", json!({}));
         workers.as_array().unwrap()[0].clone()
     }
 }
 
-fn success(value: i64) -> Ending {
+pub fn success(value: i64) -> Ending {
     Ending::Success(Value::Int(value))
 }
 

@@ -115,7 +115,7 @@ impl Bench {
                 vault: Vault {
                     store: Store::open(StoreSettings::S3(settings)).await.unwrap(),
                     passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
-                    layout: Layout::new("backups", "prod", None).unwrap(),
+                    layout: Layout::new("backups", "prod").unwrap(),
                     spool_folder: self.spool.path().to_owned(),
                 },
                 clients: Clients::find(&search).await,

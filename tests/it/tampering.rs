@@ -320,7 +320,7 @@ async fn vault(pgseal: &Pgseal) -> Vault {
     Vault {
         store: Store::open(StoreSettings::Local { root }).await.unwrap(),
         passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
-        layout: Layout::new("backups", "prod", None).unwrap(),
+        layout: Layout::new("backups", "prod").unwrap(),
         spool_folder: pgseal.file("spool"),
     }
 }

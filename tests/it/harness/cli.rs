@@ -36,7 +36,7 @@ pub struct Run {
 
 /// A run that is still going on. Dropping it kills it.
 pub struct Running {
-    child: Child,
+    child: Owned,
     stdout: std::thread::JoinHandle<Vec<u8>>,
     stderr: std::thread::JoinHandle<Vec<u8>>,
     command: String,
@@ -70,6 +70,11 @@ impl Pgseal {
     pub fn set(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
         self.environment.insert(name.into(), value.as_ref().into());
         self
+    }
+
+    /// A variable that was set.
+    pub fn get(&self, name: &str) -> &OsStr {
+        &self.environment[OsStr::new(name)]
     }
 
     /// Takes a variable away.
@@ -174,9 +179,33 @@ impl Pgseal {
     }
 }
 
+/// A process that a failed test takes with it.
+struct Owned(Child);
+
+impl std::ops::Deref for Owned {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
 impl Running {
     fn start(mut command: Command, name: String) -> Self {
-        let mut child = command.spawn().unwrap();
+        let mut child = Owned(command.spawn().unwrap());
         let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let stdout = std::thread::spawn(move || {
             let mut all = Vec::new();

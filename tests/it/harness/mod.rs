@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod catalog;
+pub mod cgroup;
 pub mod cli;
 pub mod disk;
 pub mod equality;
@@ -16,6 +17,7 @@ pub mod seaweed;
 pub mod service;
 pub mod slow;
 pub mod somebody;
+pub mod toll;
 pub mod watch;
 
 use std::path::PathBuf;

@@ -80,6 +80,23 @@ impl Rq {
         serde_json::from_value(ids).unwrap()
     }
 
+    /// A page or a list of rq-dashboard, as a browser gets it.
+    pub fn dashboard(&self, path: &str) -> Value {
+        let answer = self.ask("dashboard", serde_json::json!({"path": path}));
+        assert_eq!(
+            answer["status"], 200,
+            "rq {}, {path}: {answer}",
+            self.version
+        );
+        answer["json"].clone()
+    }
+
+    /// Presses a button of rq-dashboard.
+    pub fn press(&self, path: &str) -> Value {
+        let request = serde_json::json!({"path": path, "method": "POST"});
+        self.ask("dashboard", request)["json"]["status"].clone()
+    }
+
     /// rq's command line, against the same database.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = python(self.version);
@@ -112,12 +129,16 @@ impl Drop for Rq {
     }
 }
 
-/// Python with one version of rq, and with the functions that jobs name.
+/// Python with one version of rq, the dashboard that goes with it, and the functions that jobs name.
 fn python(version: &str) -> Command {
     let packages = tool(&format!("rq-{version}"));
+    let dashboard = tool(match version {
+        "1.16.2" => "rq-dashboard-0.6.7.2",
+        _ => "rq-dashboard-0.9.0",
+    });
     let functions: PathBuf = fixture("app/workers/backup_jobs.py");
     let root = functions.ancestors().nth(3).unwrap();
-    let path = std::env::join_paths([packages.as_path(), root]).unwrap();
+    let path = std::env::join_paths([packages.as_path(), root, &dashboard]).unwrap();
     let mut command = Command::new("python3");
     command
         .env("PYTHONPATH", path)

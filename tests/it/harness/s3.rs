@@ -65,6 +65,8 @@ pub enum Action {
     Redirect(String),
     /// No answer for so long.
     Hang(Duration),
+    /// The store does it; no answer for so long.
+    DoAndHang(Duration),
     /// The store does it; the answer has no ETag.
     WithoutEtag,
     /// The store does it; the answer's body is cut after so many bytes, and the connection with it.
@@ -370,6 +372,11 @@ async fn answer(
         }
         Action::DoAndReset => act(request).await.and(Err(CUT.into())),
         Action::Hang(duration) => {
+            tokio::time::sleep(duration).await;
+            Err(CUT.into())
+        }
+        Action::DoAndHang(duration) => {
+            act(request).await?;
             tokio::time::sleep(duration).await;
             Err(CUT.into())
         }

@@ -48,18 +48,44 @@ impl Service {
 
     /// As [`Self::start`], with a pg_dump that waits, once it has all bytes, until [`Gate::open`].
     pub fn with_gate() -> (Self, Gate) {
-        let mut service = Self::start();
+        Self::start().gated(0)
+    }
+
+    /// As [`Self::with_gate`], once so many bytes were let through.
+    pub fn gated(mut self, bytes: u64) -> (Self, Gate) {
+        let service = &mut self;
         let gate = Gate {
             go: service.pgseal.file("go"),
             there: service.pgseal.file("there"),
         };
         let script = format!(
-            "touch '{}'; \"$REAL\" \"$@\" | {{ while [ ! -e '{}' ]; do sleep 0.02; done; cat; }}",
+            "\"$REAL\" \"$@\" | {{ head -c {bytes}; touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done; cat; }}",
             gate.there.display(),
             gate.go.display()
         );
         service.with_pg_dump(&script);
-        (service, gate)
+        (self, gate)
+    }
+
+    /// Puts its backups into the store of another program's settings.
+    pub fn with_store_of(&mut self, other: &Pgseal) {
+        for name in [
+            "BACKUP_S3_ENDPOINT_URL",
+            "BACKUP_S3_BUCKET",
+            "BACKUP_S3_ACCESS_KEY_ID",
+            "BACKUP_S3_SECRET_ACCESS_KEY",
+        ] {
+            self.pgseal.set(name, other.get(name));
+        }
+        self.pgseal.unset("BACKUP_STORE");
+    }
+
+    /// Adds bytes that no compression makes smaller, some 14 MB, so that an upload has several parts.
+    pub fn add_noise(&self) {
+        self.database.psql(
+            "CREATE TABLE noise AS SELECT g, string_agg(decode(md5(g::text || '-' || i::text), 'hex'), '') AS bytes
+             FROM generate_series(1, 110) g, generate_series(1, 8192) i GROUP BY g",
+        );
     }
 
     /// A pg_dump of the test's own.
