@@ -6,7 +6,7 @@ use super::Difference;
 use crate::model::connection::Connection;
 use crate::model::manifest::{Manifest, RowCounts};
 use crate::pg::PgError;
-use crate::pg::inspect::{self, Compared, Session};
+use crate::pg::inspect::{self, Depth, Session};
 use crate::progress::Progress;
 
 /// Compares the restored rows with the manifest's: how many tables and rows are equal, or what differs. `None` where
@@ -14,17 +14,17 @@ use crate::progress::Progress;
 pub(super) async fn compare(
     to: &Connection,
     manifest: Option<&Manifest>,
+    depth: Depth,
 ) -> Result<Result<Option<(usize, u64)>, Vec<Difference>>, PgError> {
-    let Some(manifest) = manifest.filter(|manifest| manifest.row_counts == RowCounts::Exact) else {
+    let Some(manifest) = manifest.filter(|manifest| manifest.row_counts != RowCounts::Off) else {
         return Ok(Ok(None));
     };
     let mut session = Session::connect(to).await?;
-    let compared = inspect::compare_counts(&mut session, &manifest.tables).await?;
+    let compared = inspect::compare_counts(&mut session, &manifest.tables, depth).await?;
     session.close().await;
-    let differs = |table: &Compared| table.restored != Some(table.recorded);
     let differences: Vec<Difference> = compared
         .into_iter()
-        .filter(differs)
+        .filter(|table| !table.is_equal())
         .map(Difference)
         .collect();
     if !differences.is_empty() {

@@ -9,7 +9,7 @@ use super::{Loaded, Proven, RestoreError, load, target};
 use crate::backup::Stages;
 use crate::model::ids::Uid;
 use crate::pg::LoadMode;
-use crate::pg::inspect;
+use crate::pg::inspect::{self, Depth};
 use crate::progress::Progress;
 
 /// Fills a database under a working name, and gives it its name once its rows are the recorded ones.
@@ -30,7 +30,7 @@ pub(super) async fn run(
         .map_err(RestoreError::New)?;
 
     let filled = cancel
-        .run_until_cancelled(fill(proven, &working_name, stages, progress))
+        .run_until_cancelled(fill(proven, &working_name, Depth::Number, stages, progress))
         .await;
     let finished = match filled.unwrap_or(Err(RestoreError::Interrupted(None))) {
         Ok(mut loaded) => {
@@ -55,9 +55,10 @@ pub(super) async fn run(
 }
 
 /// Loads into the database under its working name, and compares.
-async fn fill(
+pub(super) async fn fill(
     proven: &Proven,
     working_name: &str,
+    depth: Depth,
     stages: &Stages,
     progress: &Arc<Progress>,
 ) -> Result<Loaded, RestoreError> {
@@ -66,7 +67,7 @@ async fn fill(
     let loaded = load(proven, LoadMode::New(&to), stages, progress).await;
     let (plain_bytes, mut warnings) = loaded.map_err(RestoreError::LoadNew)?;
     progress.start_stage("compare the rows");
-    let compared = compare(&to, proven.fetched.manifest())
+    let compared = compare(&to, proven.fetched.manifest(), depth)
         .await
         .map_err(RestoreError::New)?;
     let compared = compared.map_err(RestoreError::CountsNew)?;

@@ -8,6 +8,7 @@ use super::compare::{analyze, compare};
 use super::{Loaded, Proven, RestoreError, load, safety};
 use crate::backup::Stages;
 use crate::pg::LoadMode;
+use crate::pg::inspect::Depth;
 use crate::progress::Progress;
 
 /// Loads the backup over the target, and compares what is committed.
@@ -36,7 +37,7 @@ pub(super) async fn run(
 
     // It is committed: from here on an error says so, and an interruption comes too late.
     progress.start_stage("compare the rows");
-    let compared = match compare(&proven.to, proven.fetched.manifest()).await {
+    let compared = match compare(&proven.to, proven.fetched.manifest(), Depth::Number).await {
         Ok(Ok(compared)) => compared,
         Ok(Err(differences)) => {
             return Err(RestoreError::CountsInPlace {

@@ -5,6 +5,7 @@
 //! `in-place` makes and proves a safety backup first, and then is one transaction.
 
 mod compare;
+mod drill;
 mod error;
 mod fresh;
 mod in_place;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use drill::{DrillRequest, Drilled, drill};
 pub use error::{Difference, RestoreError};
 use target::Target;
 

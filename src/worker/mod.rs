@@ -11,6 +11,7 @@
 mod alive;
 #[cfg(feature = "test-support")]
 mod conformance;
+mod drill;
 mod end;
 mod house;
 mod run;
@@ -50,6 +51,8 @@ pub struct Worker {
     pub stages: Stages,
     /// The database of the target `default`.
     pub database: Connection,
+    /// Where drills restore; `None`: nowhere, and a drill's job says so.
+    pub drill_server: Option<Connection>,
     /// How often what is done.
     pub times: Times,
     /// The folder of its sign of life for a health check.
