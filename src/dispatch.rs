@@ -168,8 +168,20 @@ impl Dispatch {
     /// # Errors
     /// Redis failed, or did not answer in time.
     pub async fn verify(&self, id: BackupId, now: OffsetDateTime) -> Result<JobId, DispatchError> {
+        self.send(Job::Verify(id), now).await
+    }
+
+    /// Asks for a drill of a backup. It has no row of its own either: the job's id.
+    ///
+    /// # Errors
+    /// Redis failed, or did not answer in time.
+    pub async fn drill(&self, id: BackupId, now: OffsetDateTime) -> Result<JobId, DispatchError> {
+        self.send(Job::Drill(Some(id)), now).await
+    }
+
+    async fn send(&self, job: Job, now: OffsetDateTime) -> Result<JobId, DispatchError> {
         let job_id = JobId::from_random(random());
-        let call = self.functions.call(Job::Verify(id), Serializer::Pickle);
+        let call = self.functions.call(job, Serializer::Pickle);
         let job = NewJob {
             timeout: lifetime(self.time_limit),
             result_ttl: Some(RESULT_TTL),

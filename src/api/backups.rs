@@ -19,9 +19,10 @@ use super::extract::{Asking, Id, Paging, Params, Said, first_page, is_plain, ite
 use super::problem::Problem;
 use super::records::{BackupRecord, Page, StatusRecord};
 use crate::catalog::{
-    BackupFilter, BackupRow, Cancelled, JobFacts, JobStatus, KnownKey, LastGood, RequestKey, Task,
+    Act, BackupFilter, BackupRow, Cancelled, JobFacts, JobStatus, KnownKey, LastGood, RequestKey,
+    Task,
 };
-use crate::dispatch::{BackupWanted, Queued};
+use crate::dispatch::{BackupWanted, DispatchError, Queued};
 use crate::model::digest::Sha256;
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
@@ -376,7 +377,7 @@ pub(super) struct Enqueued {
     /// Which backup it is about
     #[schema(minimum = 1)]
     backup_id: i64,
-    /// Its id in the queue; what it finds, it writes into the backup's `health`
+    /// Its id in the queue; what it finds, it writes into the backup's `health` or `proof`
     job_id: String,
 }
 
@@ -395,25 +396,7 @@ pub(super) async fn verify(
     Id(id): Id<BackupId>,
 ) -> Result<(StatusCode, Json<Enqueued>), Problem> {
     let act = asking.act("backup.verify");
-    let work = async {
-        require_complete(&row(&api, id).await?)?;
-        let dispatch = &api.parts.dispatch;
-        // What is recorded is what was asked for; that Redis refused it is recorded beside it.
-        dispatch
-            .catalog
-            .record(&act, Some(Task::Backup(id)), crate::catalog::ACCEPTED)
-            .await?;
-        dispatch.verify(id, api.now()).await.map_err(|error| {
-            Problem::unavailable("queue_unavailable", "Redis does not answer.")
-                .because(explain(&error))
-        })
-    };
-    let job_id = audited(&api, &act, Some(Task::Backup(id)), work).await?;
-    let enqueued = Enqueued {
-        backup_id: id.get(),
-        job_id: job_id.to_string(),
-    };
-    Ok((StatusCode::ACCEPTED, Json(enqueued)))
+    send(&api, &act, id, api.parts.dispatch.verify(id, api.now())).await
 }
 
 pub(super) fn require_complete(row: &BackupRow) -> Result<ObjectKey, Problem> {
@@ -433,33 +416,48 @@ pub(super) fn require_complete(row: &BackupRow) -> Result<ObjectKey, Problem> {
 
 /// Restore a backup for trial
 ///
-/// This pgseal cannot do that yet: it is refused.
+/// A worker restores it on the server that BACKUP_DRILL_DATABASE_URL names, compares it with what was recorded, and drops it
+/// again. The verdict stands in the backup's `proof`.
 #[utoipa::path(post, path = "/api/admin/backups/{id}/drill", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses(
+        (status = 202, description = "It is in the queue", body = Enqueued),
         (status = 409, description = "backup_not_complete", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "drill_unavailable", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub(super) async fn drill(
     State(api): State<Arc<Api>>,
     asking: Asking,
     Id(id): Id<BackupId>,
-) -> Result<StatusCode, Problem> {
+) -> Result<(StatusCode, Json<Enqueued>), Problem> {
+    let act = asking.act("backup.drill");
+    send(&api, &act, id, api.parts.dispatch.drill(id, api.now())).await
+}
+
+/// Puts a job into the queue that has no row of its own.
+async fn send(
+    api: &Arc<Api>,
+    act: &Act,
+    id: BackupId,
+    sending: impl Future<Output = Result<JobId, DispatchError>>,
+) -> Result<(StatusCode, Json<Enqueued>), Problem> {
     let work = async {
-        require_complete(&row(&api, id).await?)?;
-        Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "drill_unavailable",
-            "This pgseal has no drills yet. verify reads a backup to its end.",
-        ))
+        require_complete(&row(api, id).await?)?;
+        // What is recorded is what was asked for; that Redis refused it is recorded beside it.
+        let catalog = &api.parts.dispatch.catalog;
+        catalog
+            .record(act, Some(Task::Backup(id)), crate::catalog::ACCEPTED)
+            .await?;
+        sending.await.map_err(|error| {
+            Problem::unavailable("queue_unavailable", "Redis does not answer.")
+                .because(explain(&error))
+        })
     };
-    audited(
-        &api,
-        &asking.act("backup.drill"),
-        Some(Task::Backup(id)),
-        work,
-    )
-    .await
+    let job_id = audited(api, act, Some(Task::Backup(id)), work).await?;
+    let enqueued = Enqueued {
+        backup_id: id.get(),
+        job_id: job_id.to_string(),
+    };
+    Ok((StatusCode::ACCEPTED, Json(enqueued)))
 }
 
 /// End a backup's job

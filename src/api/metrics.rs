@@ -40,7 +40,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResp
 type Fact = fn(&LastSuccess, OffsetDateTime) -> Option<f64>;
 
 /// What is told of each database's newest good backup.
-const FACTS: [(&str, &str, Fact); 5] = [
+const FACTS: [(&str, &str, Fact); 6] = [
     (
         "pgseal_last_success_timestamp_seconds",
         "When the newest good backup was complete",
@@ -65,6 +65,11 @@ const FACTS: [(&str, &str, Fact); 5] = [
         "pgseal_last_backup_sealed_bytes",
         "Bytes of its sealed object",
         |last, _| last.sealed_bytes.map(count),
+    ),
+    (
+        "pgseal_last_proof_age_seconds",
+        "How long ago a drill restored one of its good backups and found all of it",
+        |last, now| Some((now - last.proven_at?).as_seconds_f64().max(0.0)),
     ),
 ];
 
@@ -173,6 +178,7 @@ mod tests {
                 seconds: None,
                 plain_bytes: Some(7),
                 sealed_bytes: None,
+                proven_at: None,
             }],
             failures: vec![("dump".to_owned(), 2)],
             ..Statistics::default()

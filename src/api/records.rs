@@ -54,6 +54,7 @@ pub(super) struct BackupRecord {
     health_at: Option<OffsetDateTime>,
     /// `unproven`, `PROVEN`, `FAILED` or `UNVERIFIABLE`: whether it was restored to see.
     proof: &'static str,
+    proof_reason: Option<String>,
     #[serde(with = "time::serde::rfc3339::option")]
     proof_at: Option<OffsetDateTime>,
     /// `kept`, `deleting` or `LOCKED`.
@@ -226,6 +227,7 @@ impl From<BackupRow> for BackupRecord {
             health_reason: row.health_reason,
             health_at: row.health_at,
             proof: row.proof.as_str(),
+            proof_reason: row.proof_reason.clone(),
             proof_at: row.proof_at,
             deletion: row.deletion.as_str(),
             locked_until: row.locked_until,

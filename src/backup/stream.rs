@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::BackupError;
 use crate::model::manifest::{RowCounts, TableFacts};
 use crate::model::passphrase::Passphrase;
-use crate::pg::inspect::{self, Session, Table};
+use crate::pg::inspect::{self, Depth, Session, Table};
 use crate::pg::{ArchiveLister, Dump, DumpRequest, dumped_by, table_data};
 use crate::pipe;
 use crate::progress::Progress;
@@ -112,7 +112,10 @@ impl Flow<'_> {
             return pending().await;
         };
         match self.row_counts {
-            RowCounts::Exact => inspect::count_rows(session, tables, &dumped)
+            RowCounts::Exact => inspect::count_rows(session, tables, &dumped, Depth::Number)
+                .await
+                .map_err(BackupError::Count),
+            RowCounts::Digests => inspect::count_rows(session, tables, &dumped, Depth::Content)
                 .await
                 .map_err(BackupError::Count),
             RowCounts::Off => Ok(inspect::uncounted(tables, &dumped)),

@@ -13,6 +13,7 @@ use crate::model::digest::Sha256;
 use crate::model::ids::{BackupId, Uid};
 use crate::model::kind::BackupKind;
 use crate::model::manifest::Manifest;
+use crate::model::proof::Proof;
 
 /// Who asked for a backup that the command line made: nobody else makes one without saying who.
 const COMMAND_LINE: &str = "command line";
@@ -171,6 +172,44 @@ impl Catalog {
         );
         let updated = updated.execute(&mut *session).await;
         Ok(updated.map_err(self.failed(doing))?.rows_affected() > 0)
+    }
+
+    /// Records what a drill found, unless a later one is recorded already; whether that is news.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn record_proof(&self, id: BackupId, proof: &Proof) -> Result<bool, CatalogError> {
+        let doing = "record what a drill found";
+        let mut session = self.session(doing).await?;
+        let updated = sqlx::query!(
+            "UPDATE pgseal.backups SET proof = $2, proof_reason = $3, proof_at = $4, proof_seconds = $5 \
+             WHERE id = $1 AND uid = $6 AND (proof_at IS NULL OR proof_at < $4)",
+            id.get(),
+            proof.verdict.as_str(),
+            proof.reason.as_deref(),
+            proof.at,
+            proof.seconds,
+            uuid::Uuid::from(proof.uid)
+        );
+        let updated = updated.execute(&mut *session).await;
+        Ok(updated.map_err(self.failed(doing))?.rows_affected() > 0)
+    }
+
+    /// The backup whose turn it is to be proved: the newest good one that no drill has tried, else the one that was tried
+    /// longest ago.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn next_to_prove(&self) -> Result<Option<BackupId>, CatalogError> {
+        let doing = "choose a backup for a drill";
+        let mut session = self.session(doing).await?;
+        let found = sqlx::query_scalar!(
+            "SELECT id FROM pgseal.backups \
+             WHERE status = 'completed' AND health = 'ok' AND deletion = 'kept' AND uid IS NOT NULL \
+             ORDER BY proof_at IS NOT NULL, proof_at, created_at DESC LIMIT 1"
+        );
+        let found = found.fetch_optional(&mut *session).await;
+        Ok(found.map_err(self.failed(doing))?.and_then(BackupId::new))
     }
 
     /// Takes another service's rows over, under their own numbers: all of them or, after an error, none. Those that

@@ -63,6 +63,8 @@ pub struct LastSuccess {
     pub plain_bytes: Option<i64>,
     /// Bytes of the sealed object.
     pub sealed_bytes: Option<i64>,
+    /// When a drill last proved a backup of it.
+    pub proven_at: Option<OffsetDateTime>,
 }
 
 /// Numbers of the whole catalog.
@@ -218,7 +220,8 @@ impl Catalog {
         let last_successes = sqlx::query_as!(
             LastSuccess,
             r#"SELECT DISTINCT ON (target, database) target, database, finished_at AS "finished_at!",
-                extract(epoch FROM finished_at - started_at)::float8 AS seconds, plain_bytes, sealed_bytes
+                extract(epoch FROM finished_at - started_at)::float8 AS seconds, plain_bytes, sealed_bytes,
+                max(proof_at) FILTER (WHERE proof = 'PROVEN') OVER (PARTITION BY target, database) AS proven_at
             FROM pgseal.backups WHERE status = 'completed' AND health = 'ok' AND kind <> 'pre_restore'
             ORDER BY target, database, finished_at DESC LIMIT $1"#,
             DATABASES_MAX

@@ -7,6 +7,7 @@ use crate::backup::BackupError;
 use crate::catalog::CatalogError;
 use crate::config::ConfigError;
 use crate::model::explanation;
+use crate::model::proof::Verdict;
 use crate::pg::PgError;
 use crate::reconcile::ReconcileError;
 use crate::restore::RestoreError;
@@ -54,6 +55,11 @@ impl From<ExitStatus> for std::process::ExitCode {
 #[error("{0} of the findings above must be mended before backups or restores work")]
 pub(super) struct ProblemsFound(pub(super) usize);
 
+/// A drill whose verdict, which was printed, is not PROVEN.
+#[derive(Debug, thiserror::Error)]
+#[error("the drill's verdict is {}", .0.as_str())]
+pub(super) struct NotProven(pub(super) Verdict);
+
 /// What was typed makes no sense beyond what clap sees.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -85,6 +91,11 @@ impl ExitStatus {
         }
         if error.is::<ConfigError>() || error.is::<KeyError>() || error.is::<ProblemsFound>() {
             return Self::Unprepared;
+        }
+        match error.downcast_ref::<NotProven>() {
+            Some(NotProven(Verdict::Unverifiable)) => return Self::Unprepared,
+            Some(NotProven(_)) => return Self::Damaged,
+            None => {}
         }
         if let Some(error) = error.downcast_ref::<VaultError>() {
             return of_vault(error);

@@ -9,7 +9,9 @@ use crate::config;
 const AFTER_HELP: &str = "\
 States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched \
 and restored) · unfinished (never completed; cannot) · lost (the dump is gone) · unreadable (no passphrase opens its \
-manifest, or it was changed)";
+manifest, or it was changed)
+
+PROOF is the verdict of the last pgseal drill, and its age.";
 
 /// List what is in the store, newest first
 #[derive(Args, Debug)]
@@ -28,6 +30,7 @@ impl ListArgs {
         }
         let listed = vault.list_briefly(&config::list_cache()).await?;
         let records: Vec<Record> = listed.iter().map(Record::of).collect();
+        let now = (context.clock)();
         context.output.print(&records, || {
             if records.is_empty() {
                 return format!(
@@ -37,9 +40,9 @@ impl ListArgs {
                 );
             }
             let header = [
-                "NAME", "STATE", "STARTED", "DATABASE", "TABLES", "ROWS", "STORED",
+                "NAME", "STATE", "STARTED", "DATABASE", "TABLES", "ROWS", "STORED", "PROOF",
             ];
-            let mut text = table(header, records.iter().map(Record::cells), 4);
+            let mut text = table(header, records.iter().map(|record| record.cells(now)), 4);
             for record in &records {
                 if let Some(reason) = &record.reason {
                     text += &format!("\n{}: {reason}", record.name);

@@ -6,6 +6,7 @@ mod backup;
 mod catalog;
 mod delete;
 mod doctor;
+mod drill;
 mod enqueue;
 mod exit;
 mod fetch;
@@ -64,6 +65,7 @@ enum Command {
     List(list::ListArgs),
     Show(show::ShowArgs),
     Verify(verify::VerifyArgs),
+    Drill(drill::DrillArgs),
     Restore(restore::RestoreArgs),
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
@@ -155,6 +157,7 @@ impl Command {
             // These end by themselves when they are told to, because something may have to be undone.
             Self::Backup(arguments) => arguments.run(context).await,
             Self::Restore(arguments) => arguments.run(context).await,
+            Self::Drill(arguments) => arguments.run(context).await,
             // These can be left at any point: what they hold goes with them.
             Self::List(arguments) => context.leave(arguments.run(context)).await,
             Self::Show(arguments) => context.leave(arguments.run(context)).await,

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::exit::OutputClosed;
+use crate::model::proof::Proof;
 use crate::model::summary::Summary;
 use crate::progress::{Progress, StageTime};
 use crate::vault::Listed;
@@ -66,6 +67,7 @@ pub(super) struct Record {
     pg_dump_version: Option<String>,
     labels: BTreeMap<String, String>,
     warnings: Vec<String>,
+    proof: Option<Proof>,
 }
 
 impl Record {
@@ -81,6 +83,7 @@ impl Record {
         Self {
             state: listed.state,
             reason: listed.reason.clone(),
+            proof: listed.proof.clone(),
             ..record
         }
     }
@@ -135,6 +138,7 @@ impl Record {
             pg_dump_version: None,
             labels: BTreeMap::new(),
             warnings: Vec::new(),
+            proof: None,
         }
     }
 
@@ -168,6 +172,7 @@ impl Record {
             self.sealed_bytes.map(|sealed| self.stored(sealed)),
         );
         facts.add("object", Some(&self.object_key));
+        facts.add("proof", self.proof.as_ref().map(proof));
         facts.add("dump SHA-256", self.plain_sha256.as_deref());
         facts.add("object SHA-256", self.sealed_sha256.as_deref());
         for (name, value) in &self.labels {
@@ -201,7 +206,7 @@ impl Record {
     }
 
     /// The cells of one line of `pgseal list`.
-    pub(super) fn cells(&self) -> [String; 7] {
+    pub(super) fn cells(&self, now: OffsetDateTime) -> [String; 8] {
         let dash = || "-".to_owned();
         [
             self.name.clone(),
@@ -214,6 +219,9 @@ impl Record {
                 .map_or_else(dash, |tables| count(tables as u64)),
             self.row_count.map_or_else(dash, count),
             self.sealed_bytes.map_or_else(dash, bytes),
+            self.proof.as_ref().map_or_else(dash, |proof| {
+                format!("{} {}", proof.verdict.as_str(), age(now - proof.at))
+            }),
         ]
     }
 }
@@ -314,6 +322,28 @@ pub(super) fn took(progress: &Progress) -> String {
 }
 
 /// A moment in UTC, to the second.
+fn proof(proof: &Proof) -> String {
+    let mut text = format!(
+        "{}, {}, after {:.1} s",
+        proof.verdict.as_str(),
+        moment(proof.at),
+        proof.seconds
+    );
+    if let Some(reason) = &proof.reason {
+        text += &format!(": {reason}");
+    }
+    text
+}
+
+/// How long ago something was, as a person says it: minutes, hours, then days.
+fn age(age: time::Duration) -> String {
+    match (age.whole_days(), age.whole_hours(), age.whole_minutes()) {
+        (days, ..) if days > 0 => format!("{days} d ago"),
+        (_, hours, _) if hours > 0 => format!("{hours} h ago"),
+        (.., minutes) => format!("{} min ago", minutes.max(0)),
+    }
+}
+
 pub(super) fn moment(moment: OffsetDateTime) -> String {
     let utc = moment.to_offset(time::UtcOffset::UTC);
     utc.format(format_description!(

@@ -8,6 +8,8 @@ use serde::Serialize;
 use super::output::{Record, count, table};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::model::manifest::TableFacts;
+use crate::model::object_key::ObjectKey;
+use crate::model::proof::Proof;
 use crate::progress::Progress;
 use crate::vault::{Entry, Listed, Vault};
 
@@ -37,7 +39,10 @@ impl ShowArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
         let entry = self.selection.find(&vault, &context.settings).await?;
-        let record = Record::of(&Listed::from(&entry));
+        let record = Record::of(&Listed {
+            proof: proof_of(&entry, &vault).await?,
+            ..Listed::from(&entry)
+        });
         let tables = match &entry {
             Entry::Complete(manifest) | Entry::Lost(manifest) => manifest.tables.clone(),
             _ => Vec::new(),
@@ -77,6 +82,16 @@ impl ShowArgs {
         };
         Ok(context.progress.show(&progress, listed).await?)
     }
+}
+
+async fn proof_of(entry: &Entry, vault: &Vault) -> anyhow::Result<Option<Proof>> {
+    let Entry::Complete(manifest) = entry else {
+        return Ok(None);
+    };
+    let proof = vault
+        .read_proof(&ObjectKey::parse(&manifest.object_key)?)
+        .await?;
+    Ok(proof.filter(|proof| proof.uid == manifest.uid))
 }
 
 fn text(shown: &Shown) -> String {

@@ -62,6 +62,7 @@ impl WorkerArgs {
             dispatch: service.dispatch,
             stages: context.settings.stages(context.clock).await?,
             targets: context.settings.targets()?.connections()?,
+            drill_server: config::drill_server_if_named()?,
             times: Times {
                 heartbeat: self.times.heartbeat(),
                 maintenance: self.times.maintenance(),

@@ -50,6 +50,32 @@ pub(super) fn completed(connection: Connection) -> Connection {
     }))
 }
 
+/// The server that drills use: `typed`, else `BACKUP_DRILL_DATABASE_URL`, else the file that `BACKUP_DRILL_DATABASE_URL_FILE`
+/// names. Never the database that is backed up by default: a trial belongs where it harms nobody.
+///
+/// # Errors
+/// None is named, or the URL cannot be read.
+pub fn drill_server(typed: Option<&str>) -> Result<Connection, ConfigError> {
+    const VARIABLE: &str = "BACKUP_DRILL_DATABASE_URL";
+    if typed.is_some() {
+        return connection(typed, "--to");
+    }
+    let url = secret(VARIABLE, None)?.ok_or(ConfigError::NoDrillServer)?;
+    Ok(completed(parse(VARIABLE, &url)?))
+}
+
+/// As [`drill_server`], for a worker, which may go without.
+///
+/// # Errors
+/// The URL cannot be read.
+pub fn drill_server_if_named() -> Result<Option<Connection>, ConfigError> {
+    match drill_server(None) {
+        Ok(server) => Ok(Some(server)),
+        Err(ConfigError::NoDrillServer) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether a database is named at all, by `DATABASE_URL` or its file.
 #[must_use]
 pub fn names_database() -> bool {

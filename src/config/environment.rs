@@ -11,7 +11,9 @@ use super::{ApiArgs, ConfigError, JwtArgs, QueueArgs, Settings, WorkerTimes};
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Settings that are no flags, because they hold secrets.
-const SECRETS: [&str; 11] = [
+const SECRETS: [&str; 13] = [
+    "BACKUP_DRILL_DATABASE_URL",
+    "BACKUP_DRILL_DATABASE_URL_FILE",
     "BACKUP_GPG_PASSPHRASE",
     "BACKUP_S3_SECRET_ACCESS_KEY",
     "BACKUP_S3_SECRET_ACCESS_KEY_FILE",

@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum};
 
 pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
 pub use catalog::catalog_address;
-pub use database::{connection, names_database};
+pub use database::{connection, drill_server, drill_server_if_named, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
 pub(crate) use service::queue_name;
 pub use service::{QueueArgs, WorkerTimes};
@@ -74,6 +74,11 @@ pub enum ConfigError {
         /// Those that there are.
         known: String,
     },
+    /// Nor is there a server for drills.
+    #[error(
+        "no server for drills was named\nhint: give one with --to, or set BACKUP_DRILL_DATABASE_URL: a server where databases may be made and dropped"
+    )]
+    NoDrillServer,
     /// A service needs Redis.
     #[error("no Redis was named\nhint: set REDIS_URL, as redis://HOST:6379/0")]
     NoRedis,
@@ -246,6 +251,8 @@ pub struct DumpingArgs {
 enum RowCountsArg {
     /// Count every table
     Exact,
+    /// Count every table and digest its content, which a drill can then compare: slower
+    Digests,
     /// Do not count: for databases where a second scan costs too much
     Off,
 }
@@ -272,6 +279,7 @@ impl Settings {
         let vault = self.vault().await?;
         let row_counts = match self.dumping.row_counts {
             RowCountsArg::Exact => RowCounts::Exact,
+            RowCountsArg::Digests => RowCounts::Digests,
             RowCountsArg::Off => RowCounts::Off,
         };
         let settings = BackupSettings {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::content_digest::ContentDigest;
 use super::digest::Sha256;
 use super::ids::{BackupId, Uid};
 use super::kind::BackupKind;
@@ -56,7 +57,7 @@ pub struct Manifest {
     pub compression: String,
     /// The database as it was.
     pub database: DatabaseFacts,
-    /// How rows were counted: `exact` (in the dump's own snapshot) or `off`.
+    /// How rows were counted: `exact` or `digests` (both in the dump's own snapshot), or `off`.
     pub row_counts: RowCounts,
     /// Every table whose data is in the archive, with its rows.
     pub tables: Vec<TableFacts>,
@@ -145,6 +146,8 @@ pub struct DatabaseFacts {
 pub enum RowCounts {
     /// Counted in the dump's own snapshot.
     Exact,
+    /// Counted there, and their content digested.
+    Digests,
     /// Not counted, because a second scan costs too much.
     Off,
 }
@@ -158,6 +161,9 @@ pub struct TableFacts {
     pub name: String,
     /// Its rows in the snapshot; `None` where they were not counted.
     pub rows: Option<u64>,
+    /// The digest of what they say; `None` where only their number was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<ContentDigest>,
 }
 
 /// Why a manifest cannot be used.

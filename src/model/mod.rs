@@ -2,6 +2,7 @@
 //! no clock and no randomness: both are arguments.
 
 pub mod connection;
+pub mod content_digest;
 pub mod digest;
 pub mod explanation;
 pub mod ids;
@@ -10,5 +11,6 @@ pub mod manifest;
 pub mod object_key;
 pub mod passphrase;
 pub mod pgpass;
+pub mod proof;
 pub mod summary;
 pub mod target;

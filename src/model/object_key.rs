@@ -1,7 +1,7 @@
 //! The only way to name an object in a store.
 //!
 //! A backup is two objects side by side: `NAME.dump.gpg` (the sealed dump) and `NAME.manifest.gpg` (the sealed
-//! manifest, written last). Keys are made here alone, from checked parts.
+//! manifest, written last). A drill puts `NAME.proof.gpg` beside them. Keys are made here alone, from checked parts.
 
 use std::fmt;
 
@@ -16,6 +16,8 @@ use super::target::{TargetName, is_year};
 pub const DUMP_SUFFIX: &str = ".dump.gpg";
 /// What the sealed manifest's key ends with.
 pub const MANIFEST_SUFFIX: &str = ".manifest.gpg";
+/// What the key of a drill's sealed record ends with.
+pub const PROOF_SUFFIX: &str = ".proof.gpg";
 /// S3's own limit for a key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
 pub const KEY_BYTES_MAX: usize = 1024;
 /// What a file name may have on the usual Linux file systems (NAME_MAX); a local store has a file for each key.
@@ -79,11 +81,12 @@ impl ObjectKey {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// The backup's name: the file name without its ending; `None` for a manifest or another kind of object.
+    /// The backup's name: the file name without its ending; `None` for a manifest, a proof
+    /// or another kind of object.
     #[must_use]
     pub fn backup_name(&self) -> Option<&str> {
         let file = self.file_name();
-        if file.ends_with(MANIFEST_SUFFIX) {
+        if file.ends_with(MANIFEST_SUFFIX) || file.ends_with(PROOF_SUFFIX) {
             return None;
         }
         file.strip_suffix(DUMP_SUFFIX)
@@ -103,6 +106,20 @@ impl ObjectKey {
     #[must_use]
     pub fn dump_key(&self) -> Option<Self> {
         let stem = self.0.strip_suffix(MANIFEST_SUFFIX)?;
+        Self::parse(&format!("{stem}{DUMP_SUFFIX}")).ok()
+    }
+
+    /// The key of a drill's record beside this dump's key; `None` where this is no dump's key, or too long for it.
+    #[must_use]
+    pub fn proof_key(&self) -> Option<Self> {
+        let stem = self.0.strip_suffix(DUMP_SUFFIX)?;
+        Self::parse(&format!("{stem}{PROOF_SUFFIX}")).ok()
+    }
+
+    /// The dump's key that stands beside this key of a drill's record; `None` where it is none.
+    #[must_use]
+    pub fn proven_key(&self) -> Option<Self> {
+        let stem = self.0.strip_suffix(PROOF_SUFFIX)?;
         Self::parse(&format!("{stem}{DUMP_SUFFIX}")).ok()
     }
 }

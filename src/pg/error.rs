@@ -215,6 +215,18 @@ pub enum PgError {
 }
 
 impl PgError {
+    /// Whether a server understood what was asked and refused it, rather than being out of reach.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Query {
+                source: sqlx::Error::Database(_),
+                ..
+            }
+        )
+    }
+
     /// Whether pg_dump ended over the locks of its tables. Its last words are the statement, however long that is; the
     /// server's own message may be in any language.
     #[must_use]

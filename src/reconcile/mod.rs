@@ -20,6 +20,7 @@ use crate::catalog::{Adopted, Catalog, Health, KnownObject, Origin};
 use crate::model::ids::BackupId;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
+use crate::model::proof::Proof;
 use crate::store::StoreError;
 use crate::vault::{Entry, Vault, VaultError};
 
@@ -97,7 +98,11 @@ pub async fn rebuild(vault: &Vault, catalog: &Catalog) -> Result<Rebuilt, Reconc
         }
     }
     rebuilt.complete = complete.len() as u64;
+    let proofs = vault.proofs().await?;
     for (manifest, adopted) in adopt(catalog, &complete).await? {
+        if let Adopted::New(id) | Adopted::Known(id) = &adopted {
+            take_proof(catalog, *id, manifest, &proofs).await?;
+        }
         match adopted {
             Adopted::New(id) => rebuilt.adopted.push(at(id, &manifest.object_key)),
             Adopted::Known(_) | Adopted::Running(_) => rebuilt.known += 1,
@@ -105,6 +110,20 @@ pub async fn rebuild(vault: &Vault, catalog: &Catalog) -> Result<Rebuilt, Reconc
         }
     }
     Ok(rebuilt)
+}
+
+/// What a drill found stands beside the backup; a drill by the command line told no catalog.
+async fn take_proof(
+    catalog: &Catalog,
+    id: BackupId,
+    manifest: &Manifest,
+    proofs: &BTreeMap<ObjectKey, Proof>,
+) -> Result<bool, ReconcileError> {
+    let key = ObjectKey::parse(&manifest.object_key).ok();
+    match key.and_then(|key| proofs.get(&key)) {
+        Some(proof) if proof.uid == manifest.uid => Ok(catalog.record_proof(id, proof).await?),
+        _ => Ok(false),
+    }
 }
 
 /// Compares the store with the catalog, both ways, and records what differs.
@@ -128,7 +147,11 @@ pub async fn reconcile(
         entries.insert(entry.key().to_owned(), entry);
     }
     done.complete = complete.len() as u64;
+    let proofs = vault.proofs().await?;
     for (manifest, adopted) in adopt(catalog, &complete).await? {
+        if let Adopted::New(id) | Adopted::Known(id) = &adopted {
+            take_proof(catalog, *id, manifest, &proofs).await?;
+        }
         if let Adopted::New(id) = adopted {
             done.adopted.push(at(id, &manifest.object_key));
         }

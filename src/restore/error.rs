@@ -121,8 +121,15 @@ impl std::fmt::Display for Difference {
             table,
             recorded,
             restored,
+            content_differs,
         } = &self.0;
         match restored {
+            Some(_) if *content_differs && *restored == Some(*recorded) => {
+                write!(
+                    formatter,
+                    "{table} has as many rows as the backup, but not the same content"
+                )
+            }
             Some(restored) => write!(
                 formatter,
                 "{table} has {restored} rows, the backup {recorded}"

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Vault, blocking, open_bytes, seal_bytes};
+use crate::model::proof::Proof;
 use crate::model::summary::Summary;
 use crate::seal::Digester;
 
@@ -24,18 +25,28 @@ pub struct ListCache {
 }
 
 /// What is remembered, by the dump's key.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Remembered {
     format: u32,
     pub(super) manifests: BTreeMap<String, Known>,
 }
 
 /// A manifest as it was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Known {
     /// What changes when the manifest does.
     pub(super) content: String,
     pub(super) summary: Summary,
+    #[serde(default)]
+    pub(super) proof: Option<KnownProof>,
+}
+
+/// A drill's record as it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct KnownProof {
+    /// What changes when the record does.
+    pub(super) content: String,
+    pub(super) proof: Proof,
 }
 
 impl ListCache {

@@ -63,7 +63,12 @@ impl Vault {
         };
         let dump = listed(Some(key.clone())).await?;
         let manifest = listed(key.manifest_key()).await?;
-        self.entry(key.clone(), Pair { dump, manifest }).await
+        let pair = Pair {
+            dump,
+            manifest,
+            proof: None,
+        };
+        self.entry(key.clone(), pair).await
     }
 
     async fn find_name(&self, name: &str) -> Result<Entry, VaultError> {

@@ -4,20 +4,23 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::cache::{Known, ListCache};
+use super::cache::{Known, KnownProof, ListCache};
 use super::listed::{Disagreement, Listed, disagreement};
 use super::{Bare, Entry, Vault, VaultError};
 use crate::model::object_key::{DUMP_SUFFIX, MANIFEST_SUFFIX, ObjectKey};
+use crate::model::proof::Proof;
 use crate::store::ListedObject;
 
 /// Manifests that are fetched and opened at once. Each takes tens of milliseconds of computing and a round trip.
-const MANIFESTS_AT_ONCE: usize = 16;
+pub(super) const MANIFESTS_AT_ONCE: usize = 16;
 
 /// A dump and its manifest, as far as the listing shows them.
 #[derive(Default)]
 pub(super) struct Pair {
     pub(super) dump: Option<ListedObject>,
     pub(super) manifest: Option<ListedObject>,
+    /// What the last drill of it found; no part of the backup.
+    pub(super) proof: Option<ListedObject>,
 }
 
 impl Vault {
@@ -45,7 +48,7 @@ impl Vault {
     pub async fn list_briefly(&self, cache: &ListCache) -> Result<Vec<Listed>, VaultError> {
         let (pairs, known) = tokio::join!(self.pairs(), cache.read(self));
         let known = known.manifests;
-        let mut lines: Vec<(Listed, Option<String>)> = futures_util::stream::iter(pairs?)
+        let mut lines: Vec<(Listed, Contents)> = futures_util::stream::iter(pairs?)
             .map(|(key, pair)| self.line(key, pair, &known))
             .buffer_unordered(MANIFESTS_AT_ONCE)
             .try_collect()
@@ -60,41 +63,65 @@ impl Vault {
         Ok(lines.into_iter().map(|(listed, _)| listed).collect())
     }
 
-    /// One line, and what tells the manifest that it comes from from another one.
+    /// One line, and what tells the objects that it comes from from others.
     async fn line(
         &self,
         key: ObjectKey,
         pair: Pair,
         known: &BTreeMap<String, Known>,
-    ) -> Result<(Listed, Option<String>), VaultError> {
-        let content = pair.manifest.as_ref().map(content);
-        let remembered = known
-            .get(key.as_str())
-            .filter(|known| Some(&known.content) == content.as_ref());
-        let listed = match remembered {
+    ) -> Result<(Listed, Contents), VaultError> {
+        let contents = Contents {
+            manifest: pair.manifest.as_ref().map(content),
+            proof: pair.proof.as_ref().map(content),
+        };
+        let known = known.get(key.as_str());
+        let proof = self.line_proof(&key, &contents, known).await?;
+        let remembered = known.filter(|known| Some(&known.content) == contents.manifest.as_ref());
+        let mut listed = match remembered {
             Some(known) => Listed::of_summary(&key, known.summary.clone(), pair.dump.as_ref()),
             None => Listed::from(&self.entry(key, pair).await?),
         };
-        Ok((listed, content))
+        let uid = listed.summary.as_ref().map(|summary| summary.uid);
+        listed.proof = proof.filter(|proof| uid == Some(proof.uid));
+        Ok((listed, contents))
+    }
+
+    async fn line_proof(
+        &self,
+        key: &ObjectKey,
+        contents: &Contents,
+        known: Option<&Known>,
+    ) -> Result<Option<Proof>, VaultError> {
+        let Some(content) = &contents.proof else {
+            return Ok(None);
+        };
+        match known.and_then(|known| known.proof.as_ref()) {
+            Some(known) if known.content == *content => Ok(Some(known.proof.clone())),
+            _ => self.read_proof(key).await,
+        }
     }
 
     /// The dumps and manifests in this target's folder, by the dump's key.
     pub(super) async fn pairs(&self) -> Result<BTreeMap<ObjectKey, Pair>, VaultError> {
         let mut pairs: BTreeMap<ObjectKey, Pair> = BTreeMap::new();
         for object in self.store.list(&self.layout.listing_prefix()).await? {
-            if let Some(dump_key) = object.key.dump_key() {
+            if let Some(dump_key) = object.key.proven_key() {
+                pairs.entry(dump_key).or_default().proof = Some(object);
+            } else if let Some(dump_key) = object.key.dump_key() {
                 pairs.entry(dump_key).or_default().manifest = Some(object);
             } else if object.key.backup_name().is_some() {
                 let key = object.key.clone();
                 pairs.entry(key).or_default().dump = Some(object);
             }
         }
+        // A deletion that was cut short may leave the record of a backup that is gone.
+        pairs.retain(|_, pair| pair.dump.is_some() || pair.manifest.is_some());
         Ok(pairs)
     }
 
     /// What one pair is.
     pub(super) async fn entry(&self, key: ObjectKey, pair: Pair) -> Result<Entry, VaultError> {
-        let Pair { dump, manifest } = pair;
+        let Pair { dump, manifest, .. } = pair;
         let Some(listed_manifest) = manifest else {
             return match dump {
                 Some(dump) => self.bare(dump).await,
@@ -155,11 +182,19 @@ fn content(object: &ListedObject) -> String {
     object.etag.clone().unwrap_or_else(otherwise)
 }
 
+/// What changes when the two objects that a line comes from do.
+struct Contents {
+    manifest: Option<String>,
+    proof: Option<String>,
+}
+
 /// What is worth remembering of a line: a manifest that was read, with what tells whether it is still the same.
-fn remembered((listed, content): &(Listed, Option<String>)) -> Option<(String, Known)> {
+fn remembered((listed, contents): &(Listed, Contents)) -> Option<(String, Known)> {
+    let proof = contents.proof.clone().zip(listed.proof.clone());
     let known = Known {
-        content: content.clone()?,
+        content: contents.manifest.clone()?,
         summary: listed.summary.clone()?,
+        proof: proof.map(|(content, proof)| KnownProof { content, proof }),
     };
     Some((listed.key.clone(), known))
 }

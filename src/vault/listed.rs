@@ -4,11 +4,12 @@ use time::OffsetDateTime;
 
 use super::Entry;
 use crate::model::object_key::ObjectKey;
+use crate::model::proof::Proof;
 use crate::model::summary::Summary;
 use crate::store::ListedObject;
 
 /// Something in the store that is, or could be, a backup, as a listing shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Listed {
     /// The dump's key.
     pub key: String,
@@ -22,6 +23,8 @@ pub struct Listed {
     pub stored_at: Option<OffsetDateTime>,
     /// The dump's size in the store, of an object without a manifest.
     pub bytes: Option<u64>,
+    /// What the last drill of it found; `None`: there was none.
+    pub proof: Option<Proof>,
 }
 
 impl Listed {
@@ -45,6 +48,7 @@ impl Listed {
             summary: None,
             stored_at: None,
             bytes: None,
+            proof: None,
         };
         match disagreement(summary.sealed_bytes, dump) {
             Ok(()) => Self {
@@ -103,6 +107,7 @@ impl From<&Entry> for Listed {
             summary: None,
             stored_at: None,
             bytes: None,
+            proof: None,
         };
         match entry {
             Entry::Complete(manifest) | Entry::Lost(manifest) => Self {

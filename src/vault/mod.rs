@@ -9,6 +9,7 @@ mod error;
 mod find;
 mod list;
 mod listed;
+mod proof;
 
 use std::path::PathBuf;
 
@@ -217,6 +218,11 @@ impl Vault {
         }
         if self.store.head(dump_key).await?.is_some() {
             versions += self.store.delete(dump_key).await?.versions;
+        }
+        if let Some(proof) = dump_key.proof_key() {
+            if self.store.head(&proof).await?.is_some() {
+                versions += self.store.delete(&proof).await?.versions;
+            }
         }
         Ok(versions)
     }

@@ -11,6 +11,7 @@
 mod alive;
 #[cfg(feature = "test-support")]
 mod conformance;
+mod drill;
 mod end;
 mod house;
 mod run;
@@ -49,6 +50,8 @@ pub struct Worker {
     pub stages: Stages,
     /// The databases of the targets.
     pub targets: BTreeMap<TargetName, Connection>,
+    /// Where drills restore; `None`: nowhere, and a drill's job says so.
+    pub drill_server: Option<Connection>,
     /// How often what is done.
     pub times: Times,
     /// The folder of its sign of life for a health check.

@@ -296,7 +296,7 @@ impl Worker {
         })
     }
 
-    async fn object_key(&self, id: BackupId) -> Result<ObjectKey, String> {
+    pub(super) async fn object_key(&self, id: BackupId) -> Result<ObjectKey, String> {
         let row = self.dispatch.catalog.backup(id).await;
         let row = row.map_err(|error| explain(&error))?;
         let key = row
@@ -471,7 +471,7 @@ fn backup_request(connection: Connection, row: &BackupRow, lease: &Lease) -> Bac
     }
 }
 
-fn panicked(said: &str) -> String {
+pub(super) fn panicked(said: &str) -> String {
     format!("a part of pgseal panicked: {said}\nhint: please report this; nothing was completed")
 }
 
@@ -506,7 +506,7 @@ fn number(number: u64) -> Value {
     Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-fn dict(pairs: &[(&str, Value)]) -> Value {
+pub(super) fn dict(pairs: &[(&str, Value)]) -> Value {
     let pair = |(name, value): &(&str, Value)| (Value::Text((*name).to_owned()), value.clone());
     Value::Dict(pairs.iter().map(pair).collect())
 }

@@ -366,6 +366,7 @@ async fn worker(service: &Service) -> Worker {
             settings: BackupSettings::default(),
         },
         targets: [(TargetName::default(), connection(&service.database.url))].into(),
+        drill_server: None,
         times: Times {
             heartbeat: Duration::from_secs(1),
             maintenance: Duration::from_secs(1),

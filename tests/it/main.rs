@@ -26,6 +26,7 @@ mod catalog_states;
 mod cli;
 mod commit_gate;
 mod counts;
+mod drill;
 mod faults_names;
 mod faults_postgres;
 mod faults_process;

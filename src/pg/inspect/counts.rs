@@ -7,6 +7,7 @@ use sqlx::Row as _;
 use super::catalog_schema::IS_CATALOG;
 use super::database::identifier;
 use super::session::Session;
+use crate::model::content_digest::ContentDigest;
 use crate::model::manifest::TableFacts;
 use crate::pg::error::PgError;
 
@@ -71,6 +72,15 @@ pub async fn tables(session: &mut Session) -> Result<Vec<Table>, PgError> {
         .map_err(|source| PgError::Query { doing, source })
 }
 
+/// How closely a table's rows are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Their number.
+    Number,
+    /// Their number, and a digest of what they say. Needs PostgreSQL 11 or later.
+    Content,
+}
+
 /// Counts the rows of those `tables` whose object id is in `dumped`. Children of an inheritance tree count for
 /// themselves (`ONLY`).
 ///
@@ -80,6 +90,7 @@ pub async fn count_rows(
     session: &mut Session,
     tables: &[Table],
     dumped: &BTreeSet<u32>,
+    depth: Depth,
 ) -> Result<Vec<TableFacts>, PgError> {
     // The counting must not take more of the server than the one process that the dump itself uses.
     session
@@ -88,22 +99,68 @@ pub async fn count_rows(
             "SET max_parallel_workers_per_gather = 0",
         )
         .await?;
+    if depth == Depth::Content {
+        session.run("set up the digests", PLAIN_TEXT).await?;
+    }
     let mut counted = Vec::new();
     for table in tables.iter().filter(|table| dumped.contains(&table.oid)) {
-        let sql = format!(
-            "SELECT count(*) FROM ONLY {} {}",
-            table.sql_name(),
-            table.condition
-        );
-        let rows: i64 = session.value("count rows", &sql).await?;
-        let rows = u64::try_from(rows).unwrap_or(0);
+        let (rows, digest) = match depth {
+            Depth::Number => (number(session, table).await?, None),
+            Depth::Content => {
+                let (rows, digest) = content(session, table).await?;
+                (rows, Some(digest))
+            }
+        };
         counted.push(TableFacts {
             schema: table.schema.clone(),
             name: table.name.clone(),
             rows: Some(rows),
+            digest,
         });
     }
     Ok(counted)
+}
+
+/// What values look like as text depends on these settings, which must be the same wherever they are digested.
+const PLAIN_TEXT: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
+    SET extra_float_digits = 3; SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmlbinary = 'base64'; \
+    SET search_path = ''";
+
+async fn number(session: &mut Session, table: &Table) -> Result<u64, PgError> {
+    let sql = format!(
+        "SELECT count(*) FROM ONLY {} {}",
+        table.sql_name(),
+        table.condition
+    );
+    let rows: i64 = session.value("count rows", &sql).await?;
+    Ok(u64::try_from(rows).unwrap_or(0))
+}
+
+/// The bytes that are hashed are those of the database's own encoding, so that nothing has to be converted.
+async fn content(session: &mut Session, table: &Table) -> Result<(u64, ContentDigest), PgError> {
+    let doing = "digest a table";
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(('x' || substr(hash, 1, 16))::bit(64)::bigint), 0)::text, \
+            coalesce(sum(('x' || substr(hash, 17, 16))::bit(64)::bigint), 0)::text \
+        FROM (SELECT encode(sha256(convert_to(ROW(whole.*)::text, getdatabaseencoding())), 'hex') AS hash \
+            FROM ONLY {} AS whole {}) AS hashed",
+        table.sql_name(),
+        table.condition
+    );
+    let rows = session.rows(doing, &sql).await?;
+    let read = |row: &sqlx::postgres::PgRow| -> Result<(i64, String, String), sqlx::Error> {
+        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+    };
+    let row = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(read);
+    let (rows, first, second) = row.map_err(|source| PgError::Query { doing, source })?;
+    let sum = |text: String| {
+        text.parse::<i128>().map_err(|error| PgError::Query {
+            doing,
+            source: sqlx::Error::Decode(Box::new(error)),
+        })
+    };
+    let digest = ContentDigest::of_sums(sum(first)?, sum(second)?);
+    Ok((u64::try_from(rows).unwrap_or(0), digest))
 }
 
 /// The same tables, for a backup that counts no rows.
@@ -115,6 +172,7 @@ pub fn uncounted(tables: &[Table], dumped: &BTreeSet<u32>) -> Vec<TableFacts> {
             schema: table.schema.clone(),
             name: table.name.clone(),
             rows: None,
+            digest: None,
         })
         .collect()
 }
@@ -128,6 +186,16 @@ pub struct Compared {
     pub recorded: u64,
     /// What is there; `None`: no such table.
     pub restored: Option<u64>,
+    /// Whether the rows say something else, although there are as many; only where digests were compared.
+    pub content_differs: bool,
+}
+
+impl Compared {
+    /// Whether everything that was compared is equal.
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        self.restored == Some(self.recorded) && !self.content_differs
+    }
 }
 
 /// Counts the rows of the tables named in a manifest, in another database.
@@ -135,11 +203,14 @@ pub struct Compared {
 /// Partitions are counted together: hashes of an enum's values depend on their object ids, so that the same rows may lie
 /// in other partitions there (measured; pg_dump loads such tables by their root).
 ///
+/// With [`Depth::Content`] digests are compared too, of the tables that have one in the manifest.
+///
 /// # Errors
 /// The server refuses.
 pub async fn compare_counts(
     session: &mut Session,
     recorded: &[TableFacts],
+    depth: Depth,
 ) -> Result<Vec<Compared>, PgError> {
     let mut present: BTreeMap<(String, String), Table> = BTreeMap::new();
     for table in tables(session).await? {
@@ -151,25 +222,69 @@ pub async fn compare_counts(
         .filter_map(|facts| present.get(&name_of(facts)).cloned())
         .collect();
     let oids = wanted.iter().map(|table| table.oid).collect();
-    let counted: BTreeMap<(String, String), u64> = count_rows(session, &wanted, &oids)
-        .await?
-        .iter()
-        .map(|facts| (name_of(facts), facts.rows.unwrap_or(0)))
-        .collect();
-    let mut trees: BTreeMap<String, Compared> = BTreeMap::new();
+    let counted: BTreeMap<(String, String), TableFacts> =
+        count_rows(session, &wanted, &oids, depth)
+            .await?
+            .into_iter()
+            .map(|facts| (name_of(&facts), facts))
+            .collect();
+    let mut trees: BTreeMap<String, Tree> = BTreeMap::new();
     for facts in recorded {
         let name = name_of(facts);
-        let (table, restored) = match present.get(&name) {
-            Some(table) => (table.root.clone(), counted.get(&name).copied()),
-            None => (format!("{}.{}", facts.schema, facts.name), None),
-        };
-        let tree = trees.entry(table.clone()).or_insert(Compared {
-            table,
-            recorded: 0,
-            restored: Some(0),
-        });
-        tree.recorded += facts.rows.unwrap_or(0);
-        tree.restored = tree.restored.zip(restored).map(|(sum, rows)| sum + rows);
+        let root = present.get(&name).map_or_else(
+            || format!("{}.{}", facts.schema, facts.name),
+            |table| table.root.clone(),
+        );
+        trees
+            .entry(root)
+            .or_default()
+            .add(facts, counted.get(&name));
     }
-    Ok(trees.into_values().collect())
+    Ok(trees
+        .into_iter()
+        .map(|(table, tree)| tree.compared(table))
+        .collect())
+}
+
+/// The sums over a tree of partitions, or over one table, as recorded and as they are here.
+struct Tree {
+    recorded: (u64, Option<ContentDigest>),
+    restored: Option<(u64, Option<ContentDigest>)>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        let nothing = (0, Some(ContentDigest::default()));
+        Self {
+            recorded: nothing,
+            restored: Some(nothing),
+        }
+    }
+}
+
+impl Tree {
+    fn add(&mut self, recorded: &TableFacts, restored: Option<&TableFacts>) {
+        let sum = |(rows, digest): (u64, Option<ContentDigest>), facts: &TableFacts| {
+            let digest = digest.zip(facts.digest).map(|(sum, one)| sum.with(one));
+            (rows + facts.rows.unwrap_or(0), digest)
+        };
+        self.recorded = sum(self.recorded, recorded);
+        self.restored = self
+            .restored
+            .zip(restored)
+            .map(|(so_far, facts)| sum(so_far, facts));
+    }
+
+    fn compared(self, table: String) -> Compared {
+        let digests = self
+            .recorded
+            .1
+            .zip(self.restored.and_then(|(_, digest)| digest));
+        Compared {
+            table,
+            recorded: self.recorded.0,
+            restored: self.restored.map(|(rows, _)| rows),
+            content_differs: digests.is_some_and(|(recorded, restored)| recorded != restored),
+        }
+    }
 }

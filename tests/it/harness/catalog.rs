@@ -124,6 +124,7 @@ pub fn manifest(target: &str) -> Manifest {
             schema: "public".to_owned(),
             name: "t".to_owned(),
             rows: Some(7),
+            digest: None,
         }],
         large_objects: 3,
         excluded_table_data: vec!["logs.*".to_owned()],

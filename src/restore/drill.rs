@@ -1,0 +1,360 @@
+//! A drill: the backup is restored for trial, on a server where nothing can be harmed, compared with what its manifest
+//! recorded in the dump's own snapshot, and dropped again. It is the only proof that a backup is worth something.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use super::fresh::fill;
+use super::{Loaded, Mode, Proven, RestoreError, RestoreRequest, Safety, prove, target};
+use crate::backup::Stages;
+use crate::model::connection::Connection;
+use crate::model::explanation::explain;
+use crate::model::ids::Uid;
+use crate::model::manifest::Manifest;
+use crate::model::object_key::ObjectKey;
+use crate::model::proof::{Proof, Verdict};
+use crate::model::target::TargetName;
+use crate::pg::PgError;
+use crate::pg::inspect::{self, Depth, Session};
+use crate::progress::Progress;
+use crate::vault::{Entry, Limits, VaultError};
+
+/// One drill.
+pub struct DrillRequest {
+    /// What is tried.
+    pub entry: Entry,
+    /// A server that may be used for it; the drill makes a database of its own there.
+    pub server: Connection,
+    /// Whether contents are compared too, for which the manifest needs digests.
+    pub depth: Depth,
+    /// What a foreign object may become.
+    pub limits: Limits,
+}
+
+/// A drill that came to a verdict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drilled {
+    /// The backup's name.
+    pub backup: String,
+    /// The whole key of its dump.
+    pub object_key: String,
+    /// What was found.
+    pub verdict: Verdict,
+    /// Why it is not PROVEN.
+    pub reason: Option<String>,
+    /// When it ended.
+    pub at: OffsetDateTime,
+    /// Tables and rows that were compared.
+    pub compared: Option<(usize, u64)>,
+    /// Whether contents were compared, not only numbers.
+    pub digests: bool,
+    /// Bytes of the archive that was loaded.
+    pub plain_bytes: u64,
+    /// From the first byte that was fetched to a database that can be used: what a recovery takes.
+    pub took: Duration,
+    /// The server's version, where it came so far.
+    pub server: Option<String>,
+    /// What an administrator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Restores a backup for trial, and puts the verdict beside it in the store.
+///
+/// # Errors
+/// It could not be tried: the store or the server cannot be reached, or it was interrupted. That says nothing about the
+/// backup.
+pub async fn drill(
+    stages: &Stages,
+    request: DrillRequest,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Drilled, RestoreError> {
+    let manifest = match &request.entry {
+        Entry::Complete(manifest) | Entry::Lost(manifest) => Some(manifest.clone()),
+        _ => None,
+    };
+    let mut drilled = judge(stages, request, manifest.as_deref(), progress, cancel).await?;
+    if let Some(manifest) = &manifest {
+        if let Err(error) = record(stages, manifest, &drilled).await {
+            let warning = format!("the verdict could not be put beside the backup: {error}");
+            drilled.warnings.push(warning);
+        }
+    }
+    Ok(drilled)
+}
+
+async fn record(stages: &Stages, manifest: &Manifest, drilled: &Drilled) -> Result<(), VaultError> {
+    let key = ObjectKey::parse(&manifest.object_key)
+        .map_err(|_| VaultError::BadKey(manifest.object_key.clone()))?;
+    stages
+        .vault
+        .put_proof(&key, &drilled.proof(manifest.uid))
+        .await
+}
+
+impl Drilled {
+    /// What is kept of it.
+    #[must_use]
+    pub fn proof(&self, uid: Uid) -> Proof {
+        Proof {
+            uid,
+            verdict: self.verdict,
+            reason: self.reason.clone(),
+            at: self.at,
+            seconds: self.took.as_secs_f64(),
+            tables: self.compared.map(|(tables, _)| tables as u64),
+            rows: self.compared.map(|(_, rows)| rows),
+            digests: self.digests,
+            server: self.server.clone(),
+        }
+    }
+}
+
+async fn judge(
+    stages: &Stages,
+    request: DrillRequest,
+    manifest: Option<&Manifest>,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Drilled, RestoreError> {
+    let object_key = request.entry.key().to_owned();
+    let mut drilled = Drilled {
+        backup: manifest.map_or_else(|| object_key.clone(), |manifest| manifest.name.clone()),
+        object_key,
+        verdict: Verdict::Unverifiable,
+        reason: None,
+        at: (stages.clock)(),
+        compared: None,
+        digests: false,
+        plain_bytes: 0,
+        took: Duration::ZERO,
+        server: None,
+        warnings: Vec::new(),
+    };
+    if request.depth == Depth::Content && !manifest.is_some_and(has_digests) {
+        drilled.reason = Some(
+            "its manifest has no digests; backups record them where BACKUP_ROW_COUNTS=digests"
+                .to_owned(),
+        );
+        return Ok(drilled);
+    }
+    drilled.digests = request.depth == Depth::Content;
+    let started = Instant::now();
+    let outcome = restored_for_trial(stages, request, manifest, progress, cancel).await;
+    drilled.took = started.elapsed();
+    drilled.at = (stages.clock)();
+    match outcome {
+        Ok(tried) => {
+            (drilled.verdict, drilled.reason) = verdict_of(&tried, manifest);
+            drilled.compared = tried.loaded.compared;
+            drilled.plain_bytes = tried.loaded.plain_bytes;
+            drilled.took = tried.took;
+            drilled.server = Some(tried.server);
+            drilled.warnings = tried.loaded.warnings;
+        }
+        Err(error) => {
+            let Some(verdict) = verdict_of_error(&error) else {
+                return Err(error);
+            };
+            drilled.verdict = verdict;
+            drilled.reason = Some(explain(&error));
+        }
+    }
+    Ok(drilled)
+}
+
+/// A table that an older pgseal, or an extension's condition, left without a digest could not be compared.
+fn has_digests(manifest: &Manifest) -> bool {
+    manifest.tables.iter().all(|table| table.digest.is_some())
+}
+
+/// What was loaded and compared.
+struct Tried {
+    loaded: Loaded,
+    large_objects: u64,
+    server: String,
+    took: Duration,
+}
+
+/// The database is gone again when this returns, whatever came of it, and so are the roles that were made for it.
+async fn restored_for_trial(
+    stages: &Stages,
+    request: DrillRequest,
+    manifest: Option<&Manifest>,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Tried, RestoreError> {
+    let DrillRequest {
+        entry,
+        server,
+        depth,
+        limits,
+    } = request;
+    let named = manifest.map_or("backup", |manifest| &manifest.database.name);
+    let scratch = target::working_name(named, Uid::new((stages.clock)()));
+    progress.start_stage("look at the server");
+    let maintenance = inspect::maintenance_session(&server).await;
+    let mut maintenance = maintenance.map_err(RestoreError::Prepare)?;
+    let lent = lend_roles(&mut maintenance, manifest).await?;
+    let request = RestoreRequest {
+        entry,
+        to: server.with_database(&scratch),
+        // Nothing is saved, so that no name is needed.
+        target: TargetName::default(),
+        mode: Mode::New,
+        safety: Safety::Skip,
+        limits,
+    };
+    let trial = Trial {
+        scratch: &scratch,
+        depth,
+        stages,
+        progress,
+        cancel,
+    };
+    let tried = trial.run(request, &mut maintenance).await;
+    for role in &lent {
+        if !inspect::drop_role(&mut maintenance, role).await {
+            tracing::debug!(role, "a role that a drill made is used by another one now");
+        }
+    }
+    maintenance.close().await;
+    tried
+}
+
+/// Makes the roles that the backup's objects belong to. One that cannot be made is found missing a moment later, and named.
+async fn lend_roles(
+    maintenance: &mut Session,
+    manifest: Option<&Manifest>,
+) -> Result<Vec<String>, RestoreError> {
+    let Some(manifest) = manifest else {
+        return Ok(Vec::new());
+    };
+    let missing = inspect::missing_roles(maintenance, &manifest.database.roles).await;
+    let mut lent = Vec::new();
+    for role in missing.map_err(RestoreError::Prepare)? {
+        match inspect::create_role(maintenance, &role).await {
+            Ok(()) => lent.push(role),
+            Err(error) => tracing::debug!(role, %error, "a role could not be made for a drill"),
+        }
+    }
+    Ok(lent)
+}
+
+/// What one trial works with.
+struct Trial<'a> {
+    scratch: &'a str,
+    depth: Depth,
+    stages: &'a Stages,
+    progress: &'a Arc<Progress>,
+    cancel: &'a CancellationToken,
+}
+
+impl Trial<'_> {
+    async fn run(
+        &self,
+        request: RestoreRequest,
+        maintenance: &mut Session,
+    ) -> Result<Tried, RestoreError> {
+        let started = Instant::now();
+        let proven = self
+            .cancel
+            .run_until_cancelled(prove(self.stages, request, self.progress))
+            .await;
+        let proven = proven.ok_or(RestoreError::Interrupted(None))??;
+        self.progress.start_stage("create the database");
+        let facts = proven.fetched.manifest().map(|manifest| &manifest.database);
+        inspect::create_database(maintenance, self.scratch, facts)
+            .await
+            .map_err(RestoreError::New)?;
+        let filled = self
+            .cancel
+            .run_until_cancelled(self.fill(&proven, started))
+            .await;
+        self.progress.start_stage("drop the database");
+        if let Err(error) = inspect::drop_database(maintenance, self.scratch).await {
+            tracing::warn!(%error, database = self.scratch, "Drill left its database behind");
+        }
+        filled.unwrap_or(Err(RestoreError::Interrupted(None)))
+    }
+
+    async fn fill(&self, proven: &Proven, started: Instant) -> Result<Tried, RestoreError> {
+        let loaded = fill(proven, self.scratch, self.depth, self.stages, self.progress).await?;
+        let took = started.elapsed();
+        let looked = self.look(&proven.to.with_database(self.scratch)).await;
+        let (large_objects, server) = looked.map_err(RestoreError::New)?;
+        Ok(Tried {
+            loaded,
+            large_objects,
+            server,
+            took,
+        })
+    }
+
+    async fn look(&self, database: &Connection) -> Result<(u64, String), PgError> {
+        let mut session = Session::connect(database).await?;
+        let large_objects = inspect::large_objects(&mut session).await?;
+        let server = session.server().version.clone();
+        session.close().await;
+        Ok((large_objects, server))
+    }
+}
+
+/// What is proved by a restore that went through, and why it is not all.
+fn verdict_of(tried: &Tried, manifest: Option<&Manifest>) -> (Verdict, Option<String>) {
+    let recorded = manifest.map_or(tried.large_objects, |manifest| manifest.large_objects);
+    if recorded != tried.large_objects {
+        let reason = format!(
+            "{} large objects were restored, the backup has {recorded}",
+            tried.large_objects
+        );
+        return (Verdict::Failed, Some(reason));
+    }
+    if tried.loaded.compared.is_none() {
+        let reason = "it was restored without an error, but it has no row counts to compare with";
+        return (Verdict::Unverifiable, Some(reason.to_owned()));
+    }
+    (Verdict::Proven, None)
+}
+
+/// What an error says about the backup; `None`: nothing, the trial itself failed.
+fn verdict_of_error(error: &RestoreError) -> Option<Verdict> {
+    match error {
+        RestoreError::CountsNew(_) => Some(Verdict::Failed),
+        RestoreError::Verify(source) | RestoreError::LoadNew(source) if is_of_server(source) => {
+            Some(Verdict::Unverifiable)
+        }
+        RestoreError::Verify(source) | RestoreError::LoadNew(source) if source.is_verdict() => {
+            Some(Verdict::Failed)
+        }
+        RestoreError::MissingExtensions(_)
+        | RestoreError::MissingRoles(_)
+        | RestoreError::TooNew { .. }
+        | RestoreError::Prepare(PgError::NoClient { .. } | PgError::NoCodec { .. }) => {
+            Some(Verdict::Unverifiable)
+        }
+        // Such as a locale that the server does not have.
+        RestoreError::New(source) if source.is_refusal() => Some(Verdict::Unverifiable),
+        _ => None,
+    }
+}
+
+/// What pg_restore says where the server is the reason and not the archive, in PostgreSQL's words.
+const SERVER_REASONS: [&str; 6] = [
+    "No space left on device",
+    "could not connect",
+    "connection to server",
+    "server closed the connection unexpectedly",
+    "terminating connection",
+    "permission denied",
+];
+
+fn is_of_server(error: &VaultError) -> bool {
+    let VaultError::Pg(PgError::Client { stderr, .. }) = error else {
+        return false;
+    };
+    SERVER_REASONS.iter().any(|reason| stderr.contains(reason))
+}

@@ -1,0 +1,97 @@
+//! The backup of what a restore replaces: made, and proved the same way as what replaces it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Proven, RestoreError, Safety};
+use crate::backup::{self, BackupRequest, Stages};
+use crate::model::kind::BackupKind;
+use crate::model::object_key::ObjectKey;
+use crate::progress::Progress;
+use crate::vault::{Selector, VaultError};
+
+/// Sees to the safety backup as the request has it; its name, unless there is none to make.
+pub(super) async fn before(
+    proven: &Proven,
+    stages: &Stages,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Option<String>, RestoreError> {
+    match &proven.safety {
+        Safety::Backup => safety_backup(proven, stages, progress, cancel)
+            .await
+            .map(Some),
+        Safety::Made(key) => {
+            let name = key.backup_name().unwrap_or(key.as_str()).to_owned();
+            proved(stages, key, name, proven, progress, cancel)
+                .await
+                .map(Some)
+        }
+        Safety::Skip => Ok(None),
+    }
+}
+
+/// The target as it is now, proved the same way as the backup that replaces it.
+async fn safety_backup(
+    proven: &Proven,
+    stages: &Stages,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<String, RestoreError> {
+    let replaced_by = (
+        "before_restore_of".to_owned(),
+        proven.fetched.name().to_owned(),
+    );
+    let request = BackupRequest {
+        connection: proven.to.clone(),
+        target: proven.target.to_string(),
+        kind: BackupKind::PreRestore,
+        labels: BTreeMap::from([replaced_by]),
+        exclude_table_data: Vec::new(),
+        requested: None,
+    };
+    let made = backup::run_locked(stages, &request, Vec::new(), progress, cancel).await;
+    let manifest = made.map_err(RestoreError::Safety)?;
+    let key = ObjectKey::parse(&manifest.object_key).map_err(|_| RestoreError::SafetyUnproved {
+        name: manifest.name.clone(),
+        source: VaultError::BadKey(manifest.object_key.clone()),
+    })?;
+    proved(stages, &key, manifest.name, proven, progress, cancel).await
+}
+
+/// The safety backup's name, once it is proved that it could be restored.
+async fn proved(
+    stages: &Stages,
+    key: &ObjectKey,
+    name: String,
+    proven: &Proven,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<String, RestoreError> {
+    let verified = cancel
+        .run_until_cancelled(verify(stages, key, proven, progress))
+        .await;
+    match verified {
+        None => Err(RestoreError::Interrupted(Some(name))),
+        Some(Err(source)) => Err(RestoreError::SafetyUnproved { name, source }),
+        Some(Ok(())) => Ok(name),
+    }
+}
+
+async fn verify(
+    stages: &Stages,
+    key: &ObjectKey,
+    proven: &Proven,
+    progress: &Arc<Progress>,
+) -> Result<(), VaultError> {
+    // Found again by its key: what is verified is what the store has, not what this process remembers.
+    let entry = stages.vault.find(&Selector::Key(key.clone())).await?;
+    let fetched = stages.vault.fetch(entry, progress).await?;
+    stages
+        .vault
+        .verify(&fetched, &stages.clients, proven.limits, progress)
+        .await
+        .map(drop)
+}

@@ -1,0 +1,77 @@
+//! Proofs: what the last drill of a backup found, sealed beside it.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
+use super::list::MANIFESTS_AT_ONCE;
+use super::{Vault, VaultError, blocking, open_bytes, seal_bytes};
+use crate::model::object_key::ObjectKey;
+use crate::model::proof::{PROOF_BYTES_MAX, Proof};
+use crate::store::StoreError;
+
+impl Vault {
+    /// Puts a proof beside its dump, in place of an earlier one.
+    ///
+    /// # Errors
+    /// The store fails, or the key is none that a proof can stand beside.
+    pub async fn put_proof(&self, dump_key: &ObjectKey, proof: &Proof) -> Result<(), VaultError> {
+        let key = proof_key(dump_key)?;
+        let passphrase = self.current_passphrase()?.clone();
+        let json = serde_json::to_vec_pretty(proof).expect("strings and numbers always serialise");
+        let sealed = blocking(move || seal_bytes(&json, &passphrase)).await?;
+        self.store.put(&key, Some(proof.uid), sealed).await?;
+        Ok(())
+    }
+
+    /// The proof that stands beside a dump; `None`: there is none, or none that can be read. It is a record and no part of
+    /// the backup, so that a bad one is worth a line in the log and no error.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn read_proof(&self, dump_key: &ObjectKey) -> Result<Option<Proof>, VaultError> {
+        let key = proof_key(dump_key)?;
+        let sealed = match self.store.read(&key, PROOF_BYTES_MAX).await {
+            Ok((_, sealed)) => sealed,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let passphrases = self.passphrases.clone();
+        let opened = blocking(move || open_bytes(sealed, &passphrases)).await;
+        let proof = opened
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok());
+        if proof.is_none() {
+            tracing::warn!(object.key = %key, "A drill's record cannot be read, and counts as none");
+        }
+        Ok(proof)
+    }
+
+    /// Every proof in this target's folder, by the dump's key.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn proofs(&self) -> Result<BTreeMap<ObjectKey, Proof>, VaultError> {
+        let proven: Vec<ObjectKey> = self
+            .pairs()
+            .await?
+            .into_iter()
+            .filter_map(|(key, pair)| pair.proof.map(|_| key))
+            .collect();
+        futures_util::stream::iter(proven)
+            .map(|key| async move {
+                let proof = self.read_proof(&key).await?;
+                Ok::<_, VaultError>(proof.map(|proof| (key, proof)))
+            })
+            .buffer_unordered(MANIFESTS_AT_ONCE)
+            .try_filter_map(|found| std::future::ready(Ok(found)))
+            .try_collect()
+            .await
+    }
+}
+
+fn proof_key(dump_key: &ObjectKey) -> Result<ObjectKey, VaultError> {
+    dump_key
+        .proof_key()
+        .ok_or_else(|| VaultError::BadKey(dump_key.to_string()))
+}
