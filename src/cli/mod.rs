@@ -12,6 +12,7 @@ mod fetch;
 mod list;
 mod migrate;
 mod output;
+mod plan;
 mod progress;
 mod restore;
 mod serve;

@@ -5,15 +5,21 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::exit::ProblemsFound;
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
+use super::plan::PlanArgs;
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::config;
 use crate::progress::Progress;
+use crate::restore::plan::Way;
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
 
 const AFTER_HELP: &str = "\
 Examples:
+  pgseal restore latest --to postgres://app@db.example/shop --plan              says what would happen
+  pgseal restore latest --to postgres://app@db.example/shop --plan-id 1f0c-93ab-0000-7e21
   pgseal restore latest --to postgres://app@db.example/shop_copy --mode new
+  pgseal restore latest --to postgres://app@db.example/shop --table public.orders
   pgseal restore backup_manual_20260131_020000 --to postgres://app@db.example/shop --mode in-place
 
 Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore. \
@@ -29,17 +35,21 @@ pub(super) struct RestoreArgs {
     #[arg(long, value_name = "DATABASE_URL")]
     to: String,
     /// How it goes there
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     mode: ModeArg,
     /// Do not back the target up before it is replaced
     #[arg(long)]
     no_safety_backup: bool,
+    #[command(flatten)]
+    plan: PlanArgs,
     #[command(flatten)]
     foreign: ForeignArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ModeArg {
+    /// Whichever fits: swap where role, slots and room allow it, else in-place; new where the database does not exist
+    Auto,
     /// Create the database; refuse one that exists
     New,
     /// Replace the content of a database in one transaction, after a safety backup of it
@@ -51,6 +61,7 @@ struct Report<'a> {
     backup: &'a str,
     database: &'a str,
     mode: &'static str,
+    mode_reason: &'a str,
     plain_bytes: u64,
     tables_compared: Option<usize>,
     rows_compared: Option<u64>,
@@ -68,19 +79,37 @@ impl RestoreArgs {
             .run_until_cancelled(self.selection.find(&stages.vault))
             .await;
         let Some(entry) = found else { return Ok(()) };
+        let wishes = self.plan.wishes(self.way())?;
+        let limits = self.foreign.limits();
+        if self.plan.plan {
+            let progress = Arc::new(Progress::default());
+            let planning = restore::planned(&stages, entry?, &to, &wishes, limits, &progress);
+            let planned = context.cancel.run_until_cancelled(planning);
+            let planned = context.progress.show(&progress, planned).await;
+            let Some(planned) = planned else {
+                return Ok(());
+            };
+            let plan = planned?;
+            context.output.print(&plan, || plan.text())?;
+            return if plan.is_possible {
+                Ok(())
+            } else {
+                Err(ProblemsFound(plan.obstacles.len() + plan.blockers.len()).into())
+            };
+        }
         let request = RestoreRequest {
             entry: entry?,
             to,
-            mode: match self.mode {
-                ModeArg::New => Mode::New,
-                ModeArg::InPlace => Mode::InPlace,
-            },
+            mode: Mode::of(self.way()),
             safety: if self.no_safety_backup {
                 Safety::Skip
             } else {
                 Safety::Backup
             },
-            limits: self.foreign.limits(),
+            limits,
+            wishes,
+            plan: self.plan.plan_id()?,
+            lock_wait: self.plan.lock_wait(),
         };
         let progress = Arc::new(Progress::default());
         let restoring = restore::run(&stages, request, &progress, &context.cancel);
@@ -92,14 +121,20 @@ impl RestoreArgs {
             })
     }
 
+    const fn way(&self) -> Way {
+        match self.mode {
+            ModeArg::Auto => Way::Auto,
+            ModeArg::New => Way::New,
+            ModeArg::InPlace => Way::InPlace,
+        }
+    }
+
     fn report<'a>(&self, restored: &'a Restored, progress: &Progress) -> Report<'a> {
         Report {
             backup: &restored.backup,
             database: &restored.database,
-            mode: match self.mode {
-                ModeArg::New => "new",
-                ModeArg::InPlace => "in-place",
-            },
+            mode: Way::from(restored.mode).as_str(),
+            mode_reason: &restored.mode_reason,
             plain_bytes: restored.plain_bytes,
             tables_compared: restored.compared.map(|(tables, _)| tables),
             rows_compared: restored.compared.map(|(_, rows)| rows),
@@ -112,6 +147,8 @@ impl RestoreArgs {
 
 fn text(restored: &Restored, progress: &Progress) -> String {
     let mut facts = Facts::default();
+    let mode = Way::from(restored.mode).as_str();
+    facts.add("mode", Some(format!("{mode} ({})", restored.mode_reason)));
     facts.add("loaded", Some(bytes(restored.plain_bytes)));
     let compared = restored.compared.map_or_else(
         || "no: the backup has no row counts".to_owned(),

@@ -1,8 +1,10 @@
 //! Why a restore failed, and what became of the target.
 
+use super::plan::Plan;
+use super::select::NotPicked;
 use crate::backup::BackupError;
-use crate::pg::PgError;
 use crate::pg::inspect::Compared;
+use crate::pg::{Blocker, PgError};
 use crate::vault::VaultError;
 
 /// Why a restore failed. Unless the error says otherwise, the target is as it was.
@@ -44,6 +46,23 @@ pub enum RestoreError {
         /// The extensions, with their owners.
         extensions: Vec<String>,
     },
+    /// The plan has something in the way.
+    #[error("prepare the restore: it would end in failure, so nothing was begun\n{}", .0.refusal())]
+    Refused(Box<Plan>),
+    /// The plan that was to be carried out is not the one that would be.
+    #[error(
+        "prepare the restore: what would happen is another plan by now ({}), since these changed: {}\n{}",
+        now.id, differences.join(", "), now.text()
+    )]
+    PlanChanged {
+        /// In which parts.
+        differences: Vec<&'static str>,
+        /// The plan as it is now.
+        now: Box<Plan>,
+    },
+    /// What was selected is not in the backup.
+    #[error("prepare the restore: {0}")]
+    Selection(NotPicked),
     /// The backup could not be fetched or proved.
     #[error("verify the backup before the target is touched")]
     Verify(#[source] VaultError),
@@ -78,6 +97,24 @@ pub enum RestoreError {
         /// Why.
         #[source]
         source: VaultError,
+    },
+    /// Somebody held a lock for longer than the load may wait.
+    #[error(
+        "load the backup over {database}: nothing was changed, the one transaction was rolled back, because it waited {} s for {}{}{}",
+        waited.as_secs(),
+        blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        blockers.first().map_or_else(String::new, |first| format!("\nhint: wait longer with --lock-wait, or end who blocks: SELECT pg_terminate_backend({})", first.pid)),
+        with_safety(safety.as_ref())
+    )]
+    LoadBlocked {
+        /// The target.
+        database: String,
+        /// How long it waited.
+        waited: std::time::Duration,
+        /// Who holds the locks.
+        blockers: Vec<Blocker>,
+        /// The safety backup's name.
+        safety: Option<String>,
     },
     /// The restored rows are not the recorded ones, in a database that was dropped again.
     #[error("compare the restored rows with the manifest: {}; the new database was dropped again", shown(.0))]
@@ -145,6 +182,12 @@ impl RestoreError {
         )
     }
 
+    /// Whether the target was changed by then.
+    #[must_use]
+    pub const fn is_late(&self) -> bool {
+        matches!(self, Self::CountsInPlace { .. } | Self::Count { .. })
+    }
+
     /// Whether it ended before anything was fetched, for a reason that only somebody's hand can mend.
     #[must_use]
     pub const fn is_preparation(&self) -> bool {
@@ -155,6 +198,9 @@ impl RestoreError {
                 | Self::MissingRoles(_)
                 | Self::MissingExtensions(_)
                 | Self::OthersExtensions { .. }
+                | Self::Refused(_)
+                | Self::PlanChanged { .. }
+                | Self::Selection(_)
         )
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::compare::{analyze, compare};
-use super::{Loaded, Proven, RestoreError, load, target};
+use super::{Loaded, Proven, RestoreError, load, roles, target};
 use crate::backup::Stages;
 use crate::model::ids::Uid;
 use crate::pg::LoadMode;
@@ -65,8 +65,10 @@ async fn fill(
     progress.start_stage("load");
     let loaded = load(proven, LoadMode::New(&to), stages, progress).await;
     let (plain_bytes, mut warnings) = loaded.map_err(RestoreError::LoadNew)?;
+    let given = roles::hand_over(&to, &proven.plan).await;
+    warnings.extend(given.map_err(RestoreError::New)?);
     progress.start_stage("compare the rows");
-    let compared = compare(&to, proven.fetched.manifest())
+    let compared = compare(&to, proven.counted().as_ref())
         .await
         .map_err(RestoreError::New)?;
     let compared = compared.map_err(RestoreError::CountsNew)?;

@@ -1,5 +1,6 @@
 //! What is looked at on the target before anything is fetched.
 
+use super::plan::{MissingRoles, Wishes};
 use super::{Mode, RestoreError};
 use crate::model::connection::{Connection, NAME_BYTES_MAX};
 use crate::model::ids::Uid;
@@ -51,20 +52,30 @@ impl Target {
     }
 
     /// Whether this server can take what the manifest describes, and what an administrator should know of it.
-    pub(super) async fn suits(&mut self, manifest: &Manifest) -> Result<Vec<String>, RestoreError> {
+    pub(super) async fn suits(
+        &mut self,
+        manifest: &Manifest,
+        wishes: &Wishes,
+    ) -> Result<Vec<String>, RestoreError> {
         if let Some(archive) = dumped_by(&manifest.archive_list) {
             reads(self.server_major(), archive)?;
         }
         let roles = inspect::missing_roles(&mut self.session, &manifest.database.roles).await;
         let roles = roles.map_err(RestoreError::Prepare)?;
-        if !roles.is_empty() {
+        let is_decided =
+            wishes.missing_roles != MissingRoles::Refuse || !wishes.role_map.is_empty();
+        if !roles.is_empty() && !is_decided {
             return Err(RestoreError::MissingRoles(roles));
         }
-        self.suits_extensions(manifest).await
+        self.suits_extensions(manifest, wishes).await
     }
 
     /// In place, extensions are dropped and made anew, which only their owners may.
-    async fn suits_extensions(&mut self, manifest: &Manifest) -> Result<Vec<String>, RestoreError> {
+    async fn suits_extensions(
+        &mut self,
+        manifest: &Manifest,
+        wishes: &Wishes,
+    ) -> Result<Vec<String>, RestoreError> {
         let mut wanted = manifest.database.extensions.clone();
         // Every database has it from its beginning, and no archive makes it.
         wanted.remove("plpgsql");
@@ -80,6 +91,10 @@ impl Target {
         }
         let others: Vec<String> = extensions
             .iter()
+            .filter(|extension| {
+                // One that has the backup's version already may stay, once that was accepted.
+                !wishes.accept_left_out || extension.installed.as_ref() != Some(&extension.recorded)
+            })
             .filter_map(|extension| {
                 let owner = extension.others.as_ref()?;
                 Some(format!("{} (owner {owner})", extension.name))

@@ -21,7 +21,10 @@ use crate::model::object_key::ObjectKey;
 use crate::progress::Progress;
 use crate::queue::consumer::{Ending as Told, Taken};
 use crate::queue::value::Value;
-use crate::restore::{self, Mode, RestoreError, RestoreRequest, Restored, Safety};
+use crate::restore::plan::Wishes;
+use crate::restore::{
+    self, LOCK_WAIT_DEFAULT, Mode, RestoreError, RestoreRequest, Restored, Safety,
+};
 use crate::vault::{Limits, Selector, VaultError};
 
 /// A job whose target is busy is looked at again after so long.
@@ -252,7 +255,8 @@ impl Worker {
             return Err(unknown_target(&row.target));
         }
         let mode = match row.mode {
-            RestoreMode::InPlace => Mode::InPlace,
+            RestoreMode::InPlace => Some(Mode::InPlace),
+            RestoreMode::Auto => None,
             other => {
                 return Err(format!(
                     "this pgseal does not know the restore mode {other} for jobs\nhint: ask for in-place, or use pgseal restore"
@@ -271,6 +275,9 @@ impl Worker {
             mode,
             safety,
             limits: Limits::default(),
+            wishes: Wishes::default(),
+            plan: None,
+            lock_wait: LOCK_WAIT_DEFAULT,
         })
     }
 

@@ -36,6 +36,8 @@ pub struct OfferedExtension {
     pub recorded: String,
     /// The version that the server would install; `None`: it cannot install any.
     pub offered: Option<String>,
+    /// The version that the session's database has already.
+    pub installed: Option<String>,
     /// Who owns the one that the session's database has, where that is somebody whom this role cannot act for.
     pub others: Option<String>,
 }
@@ -50,7 +52,8 @@ pub async fn offered_extensions(
 ) -> Result<Vec<OfferedExtension>, PgError> {
     let doing = "look for the backup's extensions";
     let sql = "SELECT w.name, w.version, a.default_version, \
-            CASE WHEN NOT pg_catalog.pg_has_role(e.extowner, 'USAGE') THEN pg_catalog.pg_get_userbyid(e.extowner)::text END \
+            CASE WHEN NOT pg_catalog.pg_has_role(e.extowner, 'USAGE') THEN pg_catalog.pg_get_userbyid(e.extowner)::text END, \
+            e.extversion \
         FROM unnest($1::text[], $2::text[]) w(name, version) \
         LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = w.name \
         LEFT JOIN pg_catalog.pg_extension e ON e.extname = w.name ORDER BY 1";
@@ -67,6 +70,7 @@ pub async fn offered_extensions(
             recorded: row.try_get(1)?,
             offered: row.try_get(2)?,
             others: row.try_get(3)?,
+            installed: row.try_get(4)?,
         })
     };
     rows.and_then(|rows| rows.iter().map(read).collect())
