@@ -48,6 +48,8 @@ enum Mode {
     /// In one transaction, over what is there.
     #[default]
     InPlace,
+    /// By a database that is made beside it and then takes its place; what was there is kept, and a rollback is quick.
+    Swap,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
@@ -140,31 +142,37 @@ pub(super) async fn create(
         require_target(&api, body.target.as_deref())?;
         require_confirmed(&api, body.safety, body.confirm.as_deref())?;
         require_complete(&backup_row(&api, id).await?)?;
-        begin(&api, &act, id, body.safety).await
+        begin(&api, &act, wanted(&api, id, body.mode, body.safety)).await
     };
     let row = audited(&api, &act, Some(Task::Backup(id)), work).await?;
     api.forget_totals().await;
     Ok(accepted(row))
 }
 
-async fn begin(
-    api: &Api,
-    act: &Act,
-    id: BackupId,
-    safety: SafetyWord,
-) -> Result<RestoreRow, Problem> {
-    let wanted = RestoreWanted {
+fn wanted(api: &Api, id: BackupId, mode: Mode, safety: SafetyWord) -> RestoreWanted {
+    RestoreWanted {
         backup_id: id,
         target: api.parts.target.name.clone(),
-        mode: RestoreMode::InPlace,
+        mode: match mode {
+            Mode::InPlace => RestoreMode::InPlace,
+            Mode::Swap => RestoreMode::Swap,
+        },
+        undoes: None,
         safety_backup: match safety {
             SafetyWord::Backup => SafetyBackup::First,
             SafetyWord::Skip => SafetyBackup::Skipped,
         },
+        requested_by: String::new(),
+    }
+}
+
+async fn begin(api: &Api, act: &Act, wanted: RestoreWanted) -> Result<RestoreRow, Problem> {
+    let wanted = RestoreWanted {
         requested_by: act.subject.clone(),
+        ..wanted
     };
     let (row, _) = recorded(api, act).restore(wanted, api.now()).await?;
-    tracing::info!(restore.id = %row.id, backup.id = %id, by = act.subject, "Restore was asked for");
+    tracing::info!(restore.id = %row.id, backup.id = %row.backup_id, by = act.subject, "Restore was asked for");
     Ok(row)
 }
 
@@ -380,7 +388,8 @@ pub(super) async fn cancel(
 
 /// Undo a restore
 ///
-/// By restoring the safety backup that was made before it, behind a safety backup of what is there now.
+/// One with mode swap by the database that it set aside, in a moment; another one by restoring the safety backup that was
+/// made before it, behind a safety backup of what is there now.
 #[utoipa::path(post, path = "/api/admin/backups/restores/{id}/rollback", tag = "restores", request_body = RollbackBody,
     params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
     responses(
@@ -398,19 +407,29 @@ pub(super) async fn rollback(
     let act = asking.act("restore.rollback");
     let work = async {
         let row = restore_row(&api, id).await?;
-        let safety = row
-            .safety_backup_id
-            .filter(|_| row.job.status == JobStatus::Completed);
-        let safety = safety.ok_or_else(|| {
-            Problem::new(
-                StatusCode::CONFLICT,
-                "rollback_impossible",
-                "The restore is not complete, or no safety backup was made before it.",
+        let impossible = |detail| Problem::new(StatusCode::CONFLICT, "rollback_impossible", detail);
+        if row.job.status != JobStatus::Completed {
+            return Err(impossible("The restore is not complete."));
+        }
+        require_confirmed(&api, SafetyWord::Backup, body.confirm.as_deref())?;
+        if row.kept_database.is_some() {
+            // Whether it is still there is for the worker to see; what is live is kept as well, so nothing is saved first.
+            let undoing = RestoreWanted {
+                mode: RestoreMode::Rollback,
+                undoes: Some(id),
+                safety_backup: SafetyBackup::Skipped,
+                ..wanted(&api, row.backup_id, Mode::Swap, SafetyWord::Skip)
+            };
+            return begin(&api, &act, undoing).await;
+        }
+        let safety = row.safety_backup_id.ok_or_else(|| {
+            impossible(
+                "No database was kept by the restore, and no safety backup was made before it.",
             )
         })?;
-        require_confirmed(&api, SafetyWord::Backup, body.confirm.as_deref())?;
         require_complete(&backup_row(&api, safety).await?)?;
-        begin(&api, &act, safety, SafetyWord::Backup).await
+        let undoing = wanted(&api, safety, Mode::InPlace, SafetyWord::Backup);
+        begin(&api, &act, undoing).await
     };
     let row = audited(&api, &act, Some(Task::Restore(id)), work).await?;
     api.forget_totals().await;

@@ -9,11 +9,13 @@ mod doctor;
 mod enqueue;
 mod exit;
 mod fetch;
+mod kept;
 mod list;
 mod migrate;
 mod output;
 mod progress;
 mod restore;
+mod rollback;
 mod serve;
 mod service;
 mod show;
@@ -22,6 +24,8 @@ mod token;
 mod verify;
 mod worker;
 
+use std::sync::Arc;
+
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use exit::ExitStatus;
 
 use crate::config::{self, Settings};
+use crate::progress::Progress;
 use crate::telemetry::Verbosity;
 use crate::vault::{Entry, Limits, Selector, Vault};
 use crate::worker::Stop;
@@ -64,6 +69,8 @@ enum Command {
     Show(show::ShowArgs),
     Verify(verify::VerifyArgs),
     Restore(restore::RestoreArgs),
+    Rollback(rollback::RollbackArgs),
+    Kept(kept::KeptArgs),
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
     Doctor(doctor::DoctorArgs),
@@ -95,6 +102,8 @@ struct Context {
     settings: Settings,
     output: output::Output,
     progress: progress::Style,
+    /// How far the command's work is.
+    work: Arc<Progress>,
     cancel: CancellationToken,
     clock: fn() -> OffsetDateTime,
 }
@@ -131,6 +140,7 @@ impl Cli {
                 output::Output::Text
             },
             progress: progress::Style::choose(self.output.quiet),
+            work: Arc::new(Progress::default()),
             cancel: cancel.clone(),
             clock,
         };
@@ -143,7 +153,7 @@ impl Cli {
                 let served = arguments.run(&context, &cancel);
                 signals::until_stopped(served, || cancel.cancel()).await
             }
-            command => signals::until_done(command.run(&context), &cancel).await,
+            command => signals::until_done(command.run(&context), &cancel, &context.work).await,
         }
     }
 }
@@ -154,11 +164,13 @@ impl Command {
             // These end by themselves when they are told to, because something may have to be undone.
             Self::Backup(arguments) => arguments.run(context).await,
             Self::Restore(arguments) => arguments.run(context).await,
+            Self::Rollback(arguments) => arguments.run(context).await,
             // These can be left at any point: what they hold goes with them.
             Self::List(arguments) => context.leave(arguments.run(context)).await,
             Self::Show(arguments) => context.leave(arguments.run(context)).await,
             Self::Verify(arguments) => context.leave(arguments.run(context)).await,
             Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
+            Self::Kept(arguments) => context.leave(arguments.run(context)).await,
             Self::Delete(arguments) => context.leave(arguments.run(context)).await,
             Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
             Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,

@@ -8,16 +8,19 @@ use serde::Serialize;
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::config;
+use crate::model::kept::KeptRecord;
 use crate::progress::Progress;
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
 
 const AFTER_HELP: &str = "\
 Examples:
   pgseal restore latest --to postgres://app@db.example/shop_copy --mode new
+  pgseal restore latest --to postgres://app@db.example/shop --mode swap
   pgseal restore backup_manual_20260131_020000 --to postgres://app@db.example/shop --mode in-place
 
 Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore. \
-A restore that fails leaves the target as it was.";
+A restore that fails leaves the target as it was. With swap, what was there is kept under another name, and pgseal rollback \
+brings it back.";
 
 /// Restore a backup into a database
 #[derive(Args, Debug)]
@@ -39,9 +42,11 @@ pub(super) struct RestoreArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeArg {
+pub(super) enum ModeArg {
     /// Create the database; refuse one that exists
     New,
+    /// Make the database anew beside the one that is there, after a safety backup of that, and swap the two in a moment
+    Swap,
     /// Replace the content of a database in one transaction, after a safety backup of it
     InPlace,
 }
@@ -55,6 +60,10 @@ struct Report<'a> {
     tables_compared: Option<usize>,
     rows_compared: Option<u64>,
     safety_backup: Option<&'a str>,
+    /// What was there before, and how it comes back.
+    restore_id: Option<String>,
+    kept_database: Option<String>,
+    rollback: Option<String>,
     stages: Vec<StageSeconds>,
     warnings: &'a [String],
 }
@@ -73,6 +82,7 @@ impl RestoreArgs {
             to,
             mode: match self.mode {
                 ModeArg::New => Mode::New,
+                ModeArg::Swap => Mode::Swap,
                 ModeArg::InPlace => Mode::InPlace,
             },
             safety: if self.no_safety_backup {
@@ -82,7 +92,7 @@ impl RestoreArgs {
             },
             limits: self.foreign.limits(),
         };
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::clone(&context.work);
         let restoring = restore::run(&stages, request, &progress, &context.cancel);
         let restored = context.progress.show(&progress, restoring).await?;
         context
@@ -98,12 +108,16 @@ impl RestoreArgs {
             database: &restored.database,
             mode: match self.mode {
                 ModeArg::New => "new",
+                ModeArg::Swap => "swap",
                 ModeArg::InPlace => "in-place",
             },
             plain_bytes: restored.plain_bytes,
             tables_compared: restored.compared.map(|(tables, _)| tables),
             rows_compared: restored.compared.map(|(_, rows)| rows),
             safety_backup: restored.safety_backup.as_deref(),
+            restore_id: restored.kept.as_ref().map(|kept| kept.id.to_string()),
+            kept_database: restored.kept.as_ref().map(KeptRecord::name),
+            rollback: restored.kept.as_ref().map(rollback_command),
             stages: stage_seconds(progress),
             warnings: &restored.warnings,
         }
@@ -125,6 +139,8 @@ fn text(restored: &Restored, progress: &Progress) -> String {
     );
     facts.add("compared", Some(compared));
     facts.add("safety backup", restored.safety_backup.as_deref());
+    facts.add("kept as", restored.kept.as_ref().map(KeptRecord::name));
+    facts.add("to undo it", restored.kept.as_ref().map(rollback_command));
     facts.add("took", Some(took(progress)));
     for warning in &restored.warnings {
         facts.add("warning", Some(warning));
@@ -135,4 +151,9 @@ fn text(restored: &Restored, progress: &Progress) -> String {
         restored.database,
         facts.text()
     )
+}
+
+/// The command that undoes a swap. The URL is not repeated: it may have held a password.
+fn rollback_command(kept: &KeptRecord) -> String {
+    format!("pgseal rollback --to DATABASE_URL --id {}", kept.id)
 }

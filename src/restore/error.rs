@@ -79,6 +79,46 @@ pub enum RestoreError {
         #[source]
         source: VaultError,
     },
+    /// The databases could not be swapped.
+    #[error("swap the databases: {database} is as it was, and the new one was dropped again{}", with_safety(safety.as_ref()))]
+    Swap {
+        /// The target.
+        database: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server went away when the swap was to be committed, and does not answer.
+    #[error(
+        "swap the databases: whether {database} was swapped is not known, because the server does not answer\n\
+         hint: once it does, pgseal doctor tells: where database {before} is there, it was{}", with_safety(safety.as_ref())
+    )]
+    SwapUnknown {
+        /// The target.
+        database: String,
+        /// What it is called now, if it was.
+        before: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server's disk has no room for a second database.
+    #[error(
+        "prepare the restore: a second database of some {} does not fit where the server keeps its data: {} has {} free\n\
+         hint: make room there, or restore with --mode in-place", mib(*.needed), place.display(), mib(*.free)
+    )]
+    NoSpace {
+        /// Bytes that the backup's database had.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Where.
+        place: std::path::PathBuf,
+    },
     /// The restored rows are not the recorded ones, in a database that was dropped again.
     #[error("compare the restored rows with the manifest: {}; the new database was dropped again", shown(.0))]
     CountsNew(Vec<Difference>),
@@ -155,6 +195,7 @@ impl RestoreError {
                 | Self::MissingRoles(_)
                 | Self::MissingExtensions(_)
                 | Self::OthersExtensions { .. }
+                | Self::NoSpace { .. }
         )
     }
 }
@@ -179,6 +220,10 @@ fn with_safety(safety: Option<&String>) -> String {
     safety
         .map(|name| format!("\nhint: the database as it was before is safety backup {name}"))
         .unwrap_or_default()
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 fn create_roles(roles: &[String]) -> String {

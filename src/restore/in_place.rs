@@ -58,6 +58,7 @@ pub(super) async fn run(
         compared,
         plain_bytes,
         safety_backup: safety,
+        kept: None,
         warnings,
     })
 }

@@ -2,13 +2,17 @@
 //! target is touched.
 //!
 //! `new` fills a database under a working name and renames it only when its rows were compared with the manifest;
-//! `in-place` makes and proves a safety backup first, and then is one transaction.
+//! `swap` does the same beside the live one, behind a proved safety backup, and then swaps their names; `in-place` is
+//! one transaction, behind a safety backup too. `rollback` undoes a swap.
 
 mod compare;
 mod error;
 mod fresh;
 mod in_place;
+mod kept;
+mod rollback;
 mod safety;
+mod swap;
 mod target;
 
 use std::sync::Arc;
@@ -16,10 +20,13 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Difference, RestoreError};
+pub use kept::{KeptError, drop_kept, drop_older, list_kept};
+pub use rollback::{RollbackError, RolledBack, rollback};
 use target::Target;
 
 use crate::backup::Stages;
 use crate::model::connection::Connection;
+use crate::model::kept::KeptRecord;
 use crate::model::object_key::ObjectKey;
 use crate::pg::inspect;
 use crate::pg::{Client, Codec, Load, LoadMode, dumped_by};
@@ -31,6 +38,8 @@ use crate::vault::{Entry, Fetched, Limits, VaultError};
 pub enum Mode {
     /// Into a database that does not exist yet.
     New,
+    /// Beside a database, whose place the new one takes when it is complete.
+    Swap,
     /// Over the content of a database, in one transaction.
     InPlace,
 }
@@ -54,7 +63,7 @@ pub struct RestoreRequest {
     pub to: Connection,
     /// How.
     pub mode: Mode,
-    /// Used by [`Mode::InPlace`]; a new database has nothing to save.
+    /// Not used by [`Mode::New`]: there is nothing to save.
     pub safety: Safety,
     /// What a foreign object may become.
     pub limits: Limits,
@@ -73,6 +82,8 @@ pub struct Restored {
     pub plain_bytes: u64,
     /// The safety backup's name.
     pub safety_backup: Option<String>,
+    /// What was there before, under its name of now; a rollback brings it back.
+    pub kept: Option<KeptRecord>,
     /// What an administrator should know.
     pub warnings: Vec<String>,
 }
@@ -97,6 +108,7 @@ pub async fn run(
         .map_err(RestoreError::Prepare)?;
     let restored = match proven.mode {
         Mode::New => fresh::run(&proven, stages, progress, cancel).await,
+        Mode::Swap => swap::run(&proven, stages, progress, cancel).await,
         Mode::InPlace => in_place::run(&proven, stages, progress, cancel).await,
     };
     if let Some(lock) = lock {
@@ -106,6 +118,7 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
+        kept,
         warnings: of_load,
     } = restored?;
     let mut warnings = proven.warnings;
@@ -121,6 +134,7 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
+        kept,
         warnings,
     })
 }
@@ -141,6 +155,7 @@ struct Loaded {
     compared: Option<(usize, u64)>,
     plain_bytes: u64,
     safety_backup: Option<String>,
+    kept: Option<KeptRecord>,
     warnings: Vec<String>,
 }
 
@@ -158,7 +173,7 @@ async fn prove(
         limits,
     } = request;
     progress.start_stage("look at the target");
-    let mut target = Target::look(&to, mode)
+    let mut target = Target::look(&to, mode, &safety)
         .await
         .map_err(RestoreError::Prepare)?;
     let warnings = match &entry {
