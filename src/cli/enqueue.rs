@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::backup::{KindArg, label, labels};
+use super::restore::ModeArg;
 use super::service::Service;
 use crate::catalog::RestoreMode;
 use crate::config::QueueArgs;
@@ -56,6 +57,9 @@ struct RestoreArgs {
     /// The backup's number in the catalog
     #[arg(value_name = "BACKUP_ID", value_parser = backup_id)]
     backup_id: BackupId,
+    /// How the database changes
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
+    mode: ModeArg,
     /// Make no safety backup first: for a database that cannot be dumped any more
     #[arg(long)]
     no_safety_backup: bool,
@@ -119,8 +123,14 @@ impl RestoreArgs {
         let wanted = RestoreWanted {
             backup_id: self.backup_id,
             target: TARGET_DEFAULT.to_owned(),
-            mode: RestoreMode::InPlace,
-            safety_backup: if self.no_safety_backup {
+            mode: match self.mode {
+                ModeArg::Auto => RestoreMode::Auto,
+                ModeArg::New => RestoreMode::New,
+                ModeArg::Swap => RestoreMode::Swap,
+                ModeArg::InPlace => RestoreMode::InPlace,
+            },
+            undoes: None,
+            safety_backup: if self.no_safety_backup || self.mode == ModeArg::New {
                 SafetyBackup::Skipped
             } else {
                 SafetyBackup::First

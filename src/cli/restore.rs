@@ -10,6 +10,7 @@ use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::plan::PlanArgs;
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::config;
+use crate::model::kept::KeptRecord;
 use crate::progress::Progress;
 use crate::restore::plan::Way;
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
@@ -20,10 +21,12 @@ Examples:
   pgseal restore latest --to postgres://app@db.example/shop --plan-id 1f0c-93ab-0000-7e21
   pgseal restore latest --to postgres://app@db.example/shop_copy --mode new
   pgseal restore latest --to postgres://app@db.example/shop --table public.orders
+  pgseal restore latest --to postgres://app@db.example/shop --mode swap
   pgseal restore backup_manual_20260131_020000 --to postgres://app@db.example/shop --mode in-place
 
 Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore. \
-A restore that fails leaves the target as it was.";
+A restore that fails leaves the target as it was. With swap, what was there is kept under another name, and pgseal rollback \
+brings it back.";
 
 /// Restore a backup into a database
 #[derive(Args, Debug)]
@@ -47,11 +50,13 @@ pub(super) struct RestoreArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeArg {
+pub(super) enum ModeArg {
     /// Whichever fits: swap where role, slots and room allow it, else in-place; new where the database does not exist
     Auto,
     /// Create the database; refuse one that exists
     New,
+    /// Make the database anew beside the one that is there, after a safety backup of that, and swap the two in a moment
+    Swap,
     /// Replace the content of a database in one transaction, after a safety backup of it
     InPlace,
 }
@@ -66,6 +71,10 @@ struct Report<'a> {
     tables_compared: Option<usize>,
     rows_compared: Option<u64>,
     safety_backup: Option<&'a str>,
+    /// What was there before, and how it comes back.
+    restore_id: Option<String>,
+    kept_database: Option<String>,
+    rollback: Option<String>,
     stages: Vec<StageSeconds>,
     warnings: &'a [String],
 }
@@ -111,7 +120,7 @@ impl RestoreArgs {
             plan: self.plan.plan_id()?,
             lock_wait: self.plan.lock_wait(),
         };
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::clone(&context.work);
         let restoring = restore::run(&stages, request, &progress, &context.cancel);
         let restored = context.progress.show(&progress, restoring).await?;
         context
@@ -125,6 +134,7 @@ impl RestoreArgs {
         match self.mode {
             ModeArg::Auto => Way::Auto,
             ModeArg::New => Way::New,
+            ModeArg::Swap => Way::Swap,
             ModeArg::InPlace => Way::InPlace,
         }
     }
@@ -139,6 +149,9 @@ impl RestoreArgs {
             tables_compared: restored.compared.map(|(tables, _)| tables),
             rows_compared: restored.compared.map(|(_, rows)| rows),
             safety_backup: restored.safety_backup.as_deref(),
+            restore_id: restored.kept.as_ref().map(|kept| kept.id.to_string()),
+            kept_database: restored.kept.as_ref().map(KeptRecord::name),
+            rollback: restored.kept.as_ref().map(rollback_command),
             stages: stage_seconds(progress),
             warnings: &restored.warnings,
         }
@@ -162,6 +175,8 @@ fn text(restored: &Restored, progress: &Progress) -> String {
     );
     facts.add("compared", Some(compared));
     facts.add("safety backup", restored.safety_backup.as_deref());
+    facts.add("kept as", restored.kept.as_ref().map(KeptRecord::name));
+    facts.add("to undo it", restored.kept.as_ref().map(rollback_command));
     facts.add("took", Some(took(progress)));
     for warning in &restored.warnings {
         facts.add("warning", Some(warning));
@@ -172,4 +187,9 @@ fn text(restored: &Restored, progress: &Progress) -> String {
         restored.database,
         facts.text()
     )
+}
+
+/// The command that undoes a swap. The URL is not repeated: it may have held a password.
+fn rollback_command(kept: &KeptRecord) -> String {
+    format!("pgseal rollback --to DATABASE_URL --id {}", kept.id)
 }

@@ -5,6 +5,7 @@ pub mod connection;
 pub mod digest;
 pub mod explanation;
 pub mod ids;
+pub mod kept;
 pub mod kind;
 pub mod manifest;
 pub mod object_key;

@@ -116,6 +116,46 @@ pub enum RestoreError {
         /// The safety backup's name.
         safety: Option<String>,
     },
+    /// The databases could not be swapped.
+    #[error("swap the databases: {database} is as it was, and the new one was dropped again{}", with_safety(safety.as_ref()))]
+    Swap {
+        /// The target.
+        database: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server went away when the swap was to be committed, and does not answer.
+    #[error(
+        "swap the databases: whether {database} was swapped is not known, because the server does not answer\n\
+         hint: once it does, pgseal doctor tells: where database {before} is there, it was{}", with_safety(safety.as_ref())
+    )]
+    SwapUnknown {
+        /// The target.
+        database: String,
+        /// What it is called now, if it was.
+        before: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server's disk has no room for a second database.
+    #[error(
+        "prepare the restore: a second database of some {} does not fit where the server keeps its data: {} has {} free\n\
+         hint: make room there, or restore with --mode in-place", mib(*.needed), place.display(), mib(*.free)
+    )]
+    NoSpace {
+        /// Bytes that the backup's database had.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Where.
+        place: std::path::PathBuf,
+    },
     /// The restored rows are not the recorded ones, in a database that was dropped again.
     #[error("compare the restored rows with the manifest: {}; the new database was dropped again", shown(.0))]
     CountsNew(Vec<Difference>),
@@ -185,7 +225,10 @@ impl RestoreError {
     /// Whether the target was changed by then.
     #[must_use]
     pub const fn is_late(&self) -> bool {
-        matches!(self, Self::CountsInPlace { .. } | Self::Count { .. })
+        matches!(
+            self,
+            Self::CountsInPlace { .. } | Self::Count { .. } | Self::SwapUnknown { .. }
+        )
     }
 
     /// Whether it ended before anything was fetched, for a reason that only somebody's hand can mend.
@@ -201,6 +244,7 @@ impl RestoreError {
                 | Self::Refused(_)
                 | Self::PlanChanged { .. }
                 | Self::Selection(_)
+                | Self::NoSpace { .. }
         )
     }
 }
@@ -225,6 +269,10 @@ fn with_safety(safety: Option<&String>) -> String {
     safety
         .map(|name| format!("\nhint: the database as it was before is safety backup {name}"))
         .unwrap_or_default()
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 fn create_roles(roles: &[String]) -> String {

@@ -22,6 +22,8 @@ pub(super) async fn run(
     // The safety backup took its time, and somebody may have changed the database meanwhile.
     progress.start_stage("look at the target");
     let now = plan::look(&proven.to, proven.subject(), &proven.wishes).await?;
+    // Roles that were made since are part of the plan.
+    let now = now.with_roles_of(&proven.plan);
     require(now, Some(&proven.plan.id))?;
     progress.start_stage("load");
     let database = proven.to.database().to_owned();
@@ -75,6 +77,7 @@ pub(super) async fn run(
         compared,
         plain_bytes,
         safety_backup: safety,
+        kept: None,
         warnings,
     })
 }

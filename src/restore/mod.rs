@@ -2,16 +2,20 @@
 //! target is touched.
 //!
 //! `new` fills a database under a working name and renames it only when its rows were compared with the manifest;
-//! `in-place` makes and proves a safety backup first, and then is one transaction.
+//! `swap` does the same beside the live one, behind a proved safety backup, and then swaps their names; `in-place` is
+//! one transaction, behind a safety backup too. `rollback` undoes a swap.
 
 mod compare;
 mod error;
 mod fresh;
 mod in_place;
+mod kept;
 pub mod plan;
 mod roles;
+mod rollback;
 mod safety;
 mod select;
+mod swap;
 mod target;
 
 use std::sync::Arc;
@@ -20,6 +24,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Difference, RestoreError};
+pub use kept::{KeptError, drop_kept, drop_older, list_kept};
+pub use rollback::{RollbackError, RolledBack, rollback};
 pub use select::{NotPicked, Selection};
 use target::Target;
 
@@ -27,6 +33,7 @@ use plan::{CarriedOut, Plan, PlanId, Subject, Way, Wishes};
 
 use crate::backup::Stages;
 use crate::model::connection::Connection;
+use crate::model::kept::KeptRecord;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::pg::inspect;
@@ -39,6 +46,8 @@ use crate::vault::{Entry, Fetched, Limits, VaultError};
 pub enum Mode {
     /// Into a database that does not exist yet.
     New,
+    /// Beside a database, whose place the new one takes when it is complete.
+    Swap,
     /// Over the content of a database, in one transaction.
     InPlace,
 }
@@ -50,7 +59,8 @@ impl Mode {
         match way {
             Way::Auto => None,
             Way::New => Some(Self::New),
-            Way::Swap | Way::InPlace => Some(Self::InPlace),
+            Way::Swap => Some(Self::Swap),
+            Way::InPlace => Some(Self::InPlace),
         }
     }
 }
@@ -59,6 +69,7 @@ impl From<Mode> for Way {
     fn from(mode: Mode) -> Self {
         match mode {
             Mode::New => Self::New,
+            Mode::Swap => Self::Swap,
             Mode::InPlace => Self::InPlace,
         }
     }
@@ -83,7 +94,7 @@ pub struct RestoreRequest {
     pub to: Connection,
     /// How; `None`: whichever fits.
     pub mode: Option<Mode>,
-    /// Used by [`Mode::InPlace`]; a new database has nothing to save.
+    /// Not used by [`Mode::New`]: there is nothing to save.
     pub safety: Safety,
     /// What a foreign object may become.
     pub limits: Limits,
@@ -115,6 +126,8 @@ pub struct Restored {
     pub plain_bytes: u64,
     /// The safety backup's name.
     pub safety_backup: Option<String>,
+    /// What was there before, under its name of now; a rollback brings it back.
+    pub kept: Option<KeptRecord>,
     /// What an administrator should know.
     pub warnings: Vec<String>,
 }
@@ -140,6 +153,7 @@ pub async fn run(
     let made = roles::make(&proven.to, &proven.plan).await?;
     let restored = match proven.mode {
         Mode::New => fresh::run(&proven, stages, progress, cancel).await,
+        Mode::Swap => swap::run(&proven, stages, progress, cancel).await,
         Mode::InPlace => in_place::run(&proven, stages, progress, cancel).await,
     };
     if restored.as_ref().is_err_and(|error| !error.is_late()) {
@@ -152,6 +166,7 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
+        kept,
         warnings: of_load,
     } = restored?;
     let mut warnings = proven.warnings;
@@ -170,6 +185,7 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
+        kept,
         warnings,
     })
 }
@@ -251,6 +267,7 @@ struct Loaded {
     compared: Option<(usize, u64)>,
     plain_bytes: u64,
     safety_backup: Option<String>,
+    kept: Option<KeptRecord>,
     warnings: Vec<String>,
 }
 
@@ -279,7 +296,7 @@ async fn prove(
     let choice = plan::way(&to, manifest, &wishes).await?;
     let mode = Mode::of(choice.way).unwrap_or(Mode::InPlace);
     wishes.way = mode.into();
-    let mut target = Target::look(&to, mode)
+    let mut target = Target::look(&to, mode, &safety)
         .await
         .map_err(RestoreError::Prepare)?;
     let warnings = match &entry {

@@ -72,17 +72,17 @@ impl Selection {
 
 /// What a selection comes to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Picked {
+pub(super) struct Picked {
     /// Numbers of the entries.
-    pub entries: BTreeSet<u32>,
+    pub(super) entries: BTreeSet<u32>,
     /// Tables whose rows come: schema and name.
-    pub tables: BTreeSet<(String, String)>,
+    pub(super) tables: BTreeSet<(String, String)>,
     /// Foreign keys that are left out, because the table that they point to is neither chosen nor there.
-    pub without: Vec<String>,
+    pub(super) without: Vec<String>,
     /// Foreign keys that point to tables that are there, and were not chosen.
-    pub outward: Vec<String>,
+    pub(super) outward: Vec<String>,
     /// Needed, not chosen, and not there: made, and tables among them without rows.
-    pub along: Vec<String>,
+    pub(super) along: Vec<String>,
 }
 
 /// Why nothing could be picked.
@@ -116,7 +116,11 @@ fn nearby(near: &[String]) -> String {
 ///
 /// # Errors
 /// A name is not in the backup.
-pub fn pick(toc: &Toc, selection: &Selection, live: Option<&Live>) -> Result<Picked, NotPicked> {
+pub(super) fn pick(
+    toc: &Toc,
+    selection: &Selection,
+    live: Option<&Live>,
+) -> Result<Picked, NotPicked> {
     if !toc.has_dependencies {
         return Err(NotPicked::NoDependencies);
     }
@@ -417,7 +421,7 @@ fn distance(one: &str, two: &str) -> usize {
 
 /// The archive's list, with these entries alone.
 #[must_use]
-pub fn listed(toc: &Toc, entries: &BTreeSet<u32>) -> String {
+pub(super) fn listed(toc: &Toc, entries: &BTreeSet<u32>) -> String {
     let lines = toc.entries.iter();
     lines
         .filter(|entry| entries.contains(&entry.dump_id))

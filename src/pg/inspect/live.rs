@@ -35,6 +35,8 @@ pub struct LiveObject {
     pub owner: Option<String>,
     /// Whether the session's role may do what the owner may.
     pub is_ours: bool,
+    /// An event trigger that is disabled.
+    pub is_disabled: bool,
 }
 
 /// How one object hangs on another.
@@ -129,6 +131,7 @@ fn object(row: &PgRow) -> Result<LiveObject, sqlx::Error> {
         sql_table: row.try_get(6)?,
         owner: row.try_get(7)?,
         is_ours: row.try_get(8)?,
+        is_disabled: row.try_get(9)?,
     })
 }
 
@@ -266,7 +269,8 @@ WITH users AS (
         FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
 )
 SELECT f.class::oid, f.oid, f.kind, f.schema, f.tag, f.sql_name, f.sql_table, pg_get_userbyid(f.owner)::text,
-    f.owner IS NULL OR pg_has_role(f.owner, 'USAGE')
+    f.owner IS NULL OR pg_has_role(f.owner, 'USAGE'),
+    f.kind = 'EVENT TRIGGER' AND EXISTS (SELECT FROM pg_event_trigger e WHERE e.oid = f.oid AND e.evtenabled = 'D')
 FROM found f WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = f.class AND e.objid = f.oid
     AND (e.deptype = 'e' OR e.deptype = 'i' AND f.kind IN ('FUNCTION', 'CAST')))
 ORDER BY 1, 2";

@@ -28,8 +28,6 @@ pub struct Surroundings {
     pub locks_held: u64,
     /// What the table's size comes from.
     pub locks_per_transaction: u64,
-    /// Where the server keeps its data, if the role may know.
-    pub data_directory: Option<String>,
     /// The database, where it is there.
     pub database: Option<LiveDatabase>,
 }
@@ -133,8 +131,7 @@ fn of_server(row: &PgRow) -> Result<Surroundings, sqlx::Error> {
         locks_max: unsigned(row, 4)?,
         locks_held: unsigned(row, 5)?,
         locks_per_transaction: unsigned(row, 6)?,
-        data_directory: row.try_get(7)?,
-        acts_for: row.try_get::<Vec<String>, _>(8)?.into_iter().collect(),
+        acts_for: row.try_get::<Vec<String>, _>(7)?.into_iter().collect(),
         database: None,
     })
 }
@@ -157,13 +154,11 @@ fn of_database(row: &PgRow) -> Result<LiveDatabase, sqlx::Error> {
     })
 }
 
-/// The lock table has room for so many locks of each transaction that could be open (manual, section 20.12). The data's
-/// folder is hidden from roles without `pg_read_all_settings`.
+/// The lock table has room for so many locks of each transaction that could be open (manual, section 20.12).
 const OF_SERVER: &str = "SELECT r.rolname::text, r.rolsuper, r.rolsuper OR r.rolcreatedb, r.rolsuper OR r.rolcreaterole, \
         current_setting('max_locks_per_transaction')::bigint \
             * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint), \
         (SELECT count(*) FROM pg_locks l WHERE NOT l.fastpath AND l.pid <> pg_backend_pid() AND l.locktype <> 'virtualxid'), \
         current_setting('max_locks_per_transaction')::bigint, \
-        CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE') THEN current_setting('data_directory', true) END, \
         ARRAY(SELECT o.rolname::text FROM pg_roles o WHERE pg_has_role(o.oid, 'MEMBER')) \
     FROM pg_roles r WHERE r.rolname = current_user";

@@ -1,6 +1,7 @@
 //! What a restore asks of the server it goes to.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use sqlx::Row as _;
 
@@ -85,4 +86,46 @@ pub async fn analyze(session: &mut Session) -> Result<(), PgError> {
     session
         .run("gather the planner's statistics", "ANALYZE")
         .await
+}
+
+/// The folder that a new database's files go to. `None` where it is not on this machine, or this role may not know it.
+///
+/// # Errors
+/// The server refuses.
+pub async fn data_folder(
+    session: &mut Session,
+    tablespace: Option<&str>,
+) -> Result<Option<PathBuf>, PgError> {
+    let doing = "look for the server's data folder";
+    let host = &session.connection().hosts()[0];
+    let (place, port) = (host.address.as_ref().unwrap_or(&host.name), host.port);
+    if !(place.starts_with('/') || ["localhost", "127.0.0.1", "::1"].contains(&place.as_str())) {
+        return Ok(None);
+    }
+    let may = "SELECT pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE')";
+    if !session.value::<bool>(doing, may).await? {
+        return Ok(None);
+    }
+    let main: String = session
+        .value(doing, "SELECT pg_catalog.current_setting('data_directory')")
+        .await?;
+    let main = PathBuf::from(main);
+    // Behind a forwarded port the same path may be another machine's: the running server has written its port there.
+    let pid_file = std::fs::read_to_string(main.join("postmaster.pid")).unwrap_or_default();
+    if pid_file.lines().nth(3) != Some(&port.to_string()) {
+        return Ok(None);
+    }
+    let Some(tablespace) = tablespace else {
+        return Ok(Some(main));
+    };
+    let sql = "SELECT nullif(pg_catalog.pg_tablespace_location(oid), '') FROM pg_catalog.pg_tablespace WHERE spcname = $1";
+    let row = sqlx::query(sql)
+        .persistent(false)
+        .bind(tablespace)
+        .fetch_optional(&mut session.inner)
+        .await;
+    let location: Option<String> = row
+        .and_then(|row| row.map_or(Ok(None), |row| row.try_get(0)))
+        .map_err(|source| PgError::Query { doing, source })?;
+    Ok(Some(location.map_or(main, PathBuf::from)))
 }

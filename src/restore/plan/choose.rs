@@ -66,7 +66,7 @@ pub fn choose(asked: Way, situation: &Situation) -> Choice {
 
 /// What keeps a database from being swapped.
 #[must_use]
-pub fn against_swap(situation: &Situation) -> Vec<String> {
+pub(super) fn against_swap(situation: &Situation) -> Vec<String> {
     let mut reasons = Vec::new();
     if !situation.may_create {
         reasons.push(format!("role {} may not create databases", situation.role));

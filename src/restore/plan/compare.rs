@@ -294,7 +294,9 @@ fn blockers(
     for object in &live.objects {
         let is_archived = archived.contains_key(&live_key(object));
         match object.kind.as_str() {
-            "EVENT TRIGGER" if !is_archived => clearing.add(object, Cause::Fires),
+            "EVENT TRIGGER" if !is_archived && !object.is_disabled => {
+                clearing.add(object, Cause::Fires)
+            }
             "SUBSCRIPTION" => clearing.add(object, Cause::Subscribes),
             _ => {}
         }

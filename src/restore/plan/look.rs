@@ -81,6 +81,7 @@ struct Seen {
     server_version: String,
     server_major: u32,
     around: Surroundings,
+    free_bytes: Option<u64>,
     live: Option<Live>,
     holds_catalog: bool,
     missing_roles: Vec<String>,
@@ -128,7 +129,7 @@ pub(in crate::restore) async fn way(
     let seen = see(to, subject, wishes)
         .await
         .map_err(RestoreError::Prepare)?;
-    let space = space(to, subject, &seen);
+    let space = space(subject, &seen);
     Ok(choose(wishes.way, &situation(wishes, &seen, &space)))
 }
 
@@ -147,12 +148,32 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         Err(_) => Session::connect(to).await?,
     };
     let around = inspect::surroundings(&mut beside, to.database()).await?;
-    let (mut session, is_inside) = if around.database.is_some() && wishes.way != Way::New {
-        let inside = Session::connect(&beside.connection().with_database(to.database())).await?;
-        beside.close().await;
-        (inside, true)
+    let tablespace = subject
+        .manifest
+        .and_then(|manifest| manifest.database.tablespace.as_deref());
+    let folder = inspect::data_folder(&mut beside, tablespace).await?;
+    let free_bytes = folder.and_then(|folder| {
+        let stat = rustix::fs::statvfs(&folder).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    });
+    let inside = if around.database.is_some() && wishes.way != Way::New {
+        let inside = beside.connection().with_database(to.database());
+        match Session::connect(&inside).await {
+            Ok(session) => Some(session),
+            // A database that cannot be looked into any more can be swapped all the same.
+            Err(error) if wishes.way == Way::InPlace => return Err(error),
+            Err(_) => None,
+        }
     } else {
-        (beside, false)
+        None
+    };
+    let is_inside = inside.is_some();
+    let mut session = match inside {
+        Some(inside) => {
+            beside.close().await;
+            inside
+        }
+        None => beside,
     };
     let server = session.server();
     let (server_version, server_major) = (server.version.clone(), server.major());
@@ -188,6 +209,7 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         server_version,
         server_major,
         around,
+        free_bytes,
         live,
         holds_catalog,
         missing_roles,
@@ -202,7 +224,7 @@ fn planned(
     seen: &Seen,
 ) -> Result<(Plan, Option<Picked>), RestoreError> {
     let database = seen.around.database.as_ref();
-    let space = space(to, subject, seen);
+    let space = space(subject, seen);
     let situation = situation(wishes, seen, &space);
     let choice = choose(wishes.way, &situation);
     let toc = subject.toc();
@@ -326,13 +348,13 @@ fn situation(wishes: &Wishes, seen: &Seen, space: &Space) -> Situation {
     }
 }
 
-fn space(to: &Connection, subject: Subject<'_>, seen: &Seen) -> Space {
+fn space(subject: Subject<'_>, seen: &Seen) -> Space {
     let size_bytes = subject
         .manifest
         .map(|manifest| manifest.database.size_bytes);
     Space {
         needed_bytes: size_bytes.unwrap_or(0),
-        free_bytes: free_bytes(to, seen),
+        free_bytes: seen.free_bytes,
     }
 }
 
@@ -513,17 +535,6 @@ fn estimate(subject: Subject<'_>, picked: Option<&Picked>) -> u64 {
     });
     let prove = manifest.plain_bytes.max(manifest.sealed_bytes) / PROVE_BYTES_PER_SECOND;
     2 + 2 * prove + loaded / LOAD_BYTES_PER_SECOND
-}
-
-/// Free bytes where the server keeps its data: only seen where that is this machine.
-fn free_bytes(to: &Connection, seen: &Seen) -> Option<u64> {
-    let host = to.hosts().first()?;
-    let is_here = host.name.is_empty()
-        || host.name.starts_with('/')
-        || matches!(host.name.as_str(), "localhost" | "127.0.0.1" | "::1");
-    let folder = seen.around.data_directory.as_ref().filter(|_| is_here)?;
-    let stat = rustix::fs::statvfs(folder.as_str()).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn warnings(

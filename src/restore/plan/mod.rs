@@ -353,6 +353,13 @@ impl Plan {
         text::text(self)
     }
 
+    /// The same, as it would be if the roles that `other` makes were not there yet.
+    pub(super) fn with_roles_of(mut self, other: &Self) -> Self {
+        self.roles.missing.clone_from(&other.roles.missing);
+        self.id = PlanId::of(&self);
+        self
+    }
+
     /// What keeps it from being carried out, as a person reads it.
     #[must_use]
     pub fn refusal(&self) -> String {
