@@ -239,7 +239,7 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
         json!({"confirm": name.to_uppercase()}),
     );
     for body in [
-        json!({"mode": "swap"}),
+        json!({"mode": "sideways"}),
         json!({"url": "postgres://x"}),
         json!({"confirm": 1}),
         json!([]),
@@ -255,6 +255,14 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
         (&plan["database"], &plan["confirm"]),
         (&json!(name), &Value::Null)
     );
+    // What would happen to the database as it is now; nothing is asked for by that.
+    let changes = &plan["changes"];
+    assert_eq!(
+        (&changes["to"]["database"], &changes["asked"], &changes["mode"]),
+        (&json!(name), &json!("auto"), &json!("swap")),
+        "{plan}"
+    );
+    assert_eq!(changes["is_possible"], true, "{plan}");
     let shown = api.service.pgseal.json(&["show", "latest"]);
     assert_eq!(
         plan["tables_total"],
