@@ -26,8 +26,8 @@ fn help_teaches() {
     }
     let mut texts = String::new();
     for command in [
-        "backup", "list", "show", "verify", "restore", "fetch", "delete", "doctor", "migrate",
-        "catalog",
+        "backup", "list", "show", "verify", "restore", "rollback", "kept", "fetch", "delete",
+        "doctor", "migrate", "catalog",
     ] {
         texts += &format!("$ pgseal {command} -h\n{}\n", pgseal.ok(&[command, "-h"]));
     }
