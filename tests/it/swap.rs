@@ -126,7 +126,9 @@ fn everything_is_the_backup_s_and_the_old_one_is_kept() {
     assert_same(&content, &Content::of(server, name));
     assert_eq!(properties(server, name), facts);
     assert_eq!(kept.names(), [before]);
-    drop((kept, database, copy));
+    drop(kept);
+    drop(database);
+    drop(copy);
     server.psql(
         "postgres",
         "DROP ROLE swap_owner; DROP ROLE \"swap \"\"reader\"",
