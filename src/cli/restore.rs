@@ -82,13 +82,13 @@ struct Report<'a> {
 impl RestoreArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let to = config::connection(Some(&self.to), "--to")?;
+        let (wishes, plan_id) = (self.plan.wishes(self.way())?, self.plan.plan_id()?);
         let stages = context.settings.stages(context.clock).await?;
         let found = context
             .cancel
             .run_until_cancelled(self.selection.find(&stages.vault))
             .await;
         let Some(entry) = found else { return Ok(()) };
-        let wishes = self.plan.wishes(self.way())?;
         let limits = self.foreign.limits();
         if self.plan.plan {
             let progress = Arc::new(Progress::default());
@@ -117,7 +117,7 @@ impl RestoreArgs {
             },
             limits,
             wishes,
-            plan: self.plan.plan_id()?,
+            plan: plan_id,
             lock_wait: self.plan.lock_wait(),
         };
         let progress = Arc::clone(&context.work);

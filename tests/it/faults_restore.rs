@@ -43,6 +43,8 @@ impl<'a> Scene<'a> {
         let backup = Content::of(server, &live.name);
         pgseal.ok(&["backup"]);
         live.psql("DELETE FROM children WHERE i % 2 = 0; UPDATE parents SET filler = 'y'");
+        // A sequence goes ahead in a crash, as far as it was logged ahead since.
+        server.psql("postgres", "CHECKPOINT");
         let damaged = Content::of(server, &live.name);
         let beside = server.name(&format!("{}_beside", live.name));
         Self {
@@ -85,6 +87,13 @@ impl<'a> Scene<'a> {
             assert_same(&self.backup, &Content::of(self.server, &self.beside.name));
         }
         is_backup
+    }
+
+    /// What a restore that could clean up must not leave.
+    fn left(&self) -> Vec<String> {
+        let mut names = self.server.databases();
+        names.retain(|name| name.starts_with(&format!("{}_", self.live.name)));
+        names
     }
 
     /// Follows what the doctor says until nothing is left, and brings the damaged state back.
@@ -382,6 +391,7 @@ fn without_its_store_a_restore_touches_nothing() {
         let ended = scene.restore(&pgseal, mode).wait();
         assert_ne!(ended.code, 0, "{ended}");
         assert!(!scene.is_whole(mode));
+        assert_eq!(scene.left(), Vec::<String>::new(), "{ended}");
         scene.clear(&pgseal, mode, false);
     }
     for mode in ["swap", "in-place"] {
@@ -407,7 +417,7 @@ fn without_its_store_a_restore_touches_nothing() {
 /// Row 92: a disk without room for a second database ends the load; the old one is as it was, and the new one is gone.
 #[test]
 fn a_full_disk_leaves_the_old_database_and_nothing_else() {
-    let (server, space) = Postgres::start_with_small_space("size=26m");
+    let (server, space) = Postgres::start_with_small_space("size=48m");
     let mut pgseal = Pgseal::new();
     let live = server.name("full_disk");
     server.psql(
@@ -423,6 +433,17 @@ fn a_full_disk_leaves_the_old_database_and_nothing_else() {
     );
     live.psql("CREATE TABLE bulk AS SELECT i, repeat('z', 900) FROM generate_series(1, 5000) i");
     let scene = Scene::of(&server, live, &mut pgseal);
+    // Room for an empty database, and not for its rows: everything is taken, and some of it given back.
+    server.psql(
+        "postgres",
+        "DO $$ DECLARE n int := 0; BEGIN LOOP
+           BEGIN
+             EXECUTE format('CREATE TABLE filler_%s TABLESPACE small AS SELECT repeat(''z'', 900) FROM generate_series(1, 1100)', n);
+           EXCEPTION WHEN OTHERS THEN EXIT; END;
+           n := n + 1;
+         END LOOP;
+         FOR i IN 1..10 LOOP EXECUTE format('DROP TABLE filler_%s', n - i); END LOOP; END $$",
+    );
     for mode in ["new", "swap"] {
         let ended = scene.restore(&pgseal, mode).wait();
         assert_ne!(ended.code, 0, "{ended}");
@@ -452,6 +473,7 @@ fn a_load_that_restored_nothing_is_found_out() {
             "{ended}"
         );
         assert!(!scene.is_whole(mode));
+        assert_eq!(scene.left(), Vec::<String>::new(), "{ended}");
         scene.clear(&pgseal, mode, false);
     }
 }
@@ -473,6 +495,7 @@ fn a_load_that_fails_half_way_changes_nothing() {
         let ended = scene.restore(&pgseal, mode).wait();
         assert_eq!(ended.code, 1, "{ended}");
         assert!(!scene.is_whole(mode));
+        assert_eq!(scene.left(), Vec::<String>::new(), "{ended}");
         scene.clear(&pgseal, mode, false);
     }
 }
@@ -498,7 +521,8 @@ fn a_second_restore_of_the_same_database_is_refused() {
     while !there.exists() {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let working = Kept(server, &scene.live.name).names().remove(0);
+    let kept = Kept(server, &scene.live.name);
+    let working = kept.names().remove(0);
     for command in [
         vec![
             "restore",
@@ -585,6 +609,7 @@ fn a_truncated_archive_reaches_no_database() {
         assert_eq!(ended.code, 4, "{ended}");
         assert!(!ended.stderr.contains(&stage("load")), "{ended}");
         assert!(!scene.is_whole(mode));
+        assert_eq!(scene.left(), Vec::<String>::new(), "{ended}");
         scene.clear(&pgseal, mode, false);
     }
 }

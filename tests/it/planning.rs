@@ -83,7 +83,7 @@ fn auto_takes_the_way_that_fits_and_says_why() {
 #[test]
 fn a_lock_table_that_is_too_small_is_found_before() {
     let server = Postgres::start_with(
-        "-c max_connections=20 -c max_locks_per_transaction=10 -c max_prepared_transactions=0",
+        "-c max_connections=20 -c max_locks_per_transaction=64 -c max_prepared_transactions=0",
     );
     let database = server.create_database("locks");
     for part in 0..10 {
@@ -165,7 +165,7 @@ fn a_function_that_searches_a_schema_is_named() {
     let source = server.create_database("searching");
     source.psql(
         "CREATE FUNCTION lowered(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)'; \
-         CREATE FUNCTION normal(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lowered($1)'; \
+         CREATE FUNCTION normal(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN lowered($1); END'; \
          CREATE TABLE words AS SELECT 'A'::text AS word; CREATE INDEX by_normal ON words (normal(word))",
     );
     let pgseal = backed_up(&source);

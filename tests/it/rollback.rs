@@ -135,14 +135,10 @@ fn what_is_not_ours_is_never_dropped() {
     {}
     let said = pgseal.fails(1, &["kept", "drop", &ours]);
     assert!(said.contains("being accessed"), "{said}");
-    somebody.kill().unwrap();
+    server.terminate_sessions(&ours, "psql");
     somebody.wait().unwrap();
-    // Its server process may outlive the client for a moment.
-    while server.psql(
-        "postgres",
-        &format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{ours}'"),
-    ) != "0"
-    {}
+    let inside = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{ours}'");
+    while server.psql("postgres", &inside) != "0" {}
     pgseal.ok(&["kept", "drop", &ours]);
     assert_eq!(kept.names().len(), strangers.len());
     assert_eq!(database.psql("SELECT n FROM t"), "1");

@@ -128,6 +128,7 @@ fn everything_is_the_backup_s_and_the_old_one_is_kept() {
     assert_eq!(kept.names(), [before]);
     drop(kept);
     drop(database);
+    drop(copy);
     server.psql(
         "postgres",
         "DROP ROLE swap_owner; DROP ROLE \"swap \"\"reader\"",
@@ -375,7 +376,7 @@ fn long_names_are_cut_and_found_again() {
     database.psql("UPDATE t SET n = 2");
     let restored = swap(&pgseal, &database);
     let before = restored["kept_database"].as_str().unwrap().to_owned();
-    assert_eq!(before.len(), 63);
+    assert_eq!(before.len(), 62, "a letter of two bytes is kept whole");
     let undone = pgseal.json(&["rollback"]);
     assert_eq!(database.psql("SELECT n FROM t"), "2");
     pgseal.ok(&["kept", "drop", undone["kept_database"].as_str().unwrap()]);
