@@ -9,6 +9,7 @@ mod clear;
 mod compare;
 mod id;
 mod look;
+mod obstacles;
 mod text;
 
 use std::collections::BTreeMap;
