@@ -12,7 +12,7 @@ use crate::catalog::{
     BackupRequested, BackupRow, Cancelled, Catalog, CatalogError, Dependent, JobStatus, PendingJob,
     RestoreMode, RestoreRequested, RestoreRow, Safety, Task,
 };
-use crate::model::ids::BackupId;
+use crate::model::ids::{BackupId, RestoreId};
 use crate::model::kind::BackupKind;
 use crate::queue::job::{Functions, Job};
 use crate::queue::payload::Serializer;
@@ -70,6 +70,8 @@ pub struct RestoreWanted {
     pub target: String,
     /// How.
     pub mode: RestoreMode,
+    /// Which earlier one it undoes, by [`RestoreMode::Rollback`].
+    pub undoes: Option<RestoreId>,
     /// What is made before.
     pub safety_backup: SafetyBackup,
     /// Who.
@@ -150,6 +152,7 @@ impl Dispatch {
             backup_id: wanted.backup_id,
             target: wanted.target,
             mode: wanted.mode,
+            undoes: wanted.undoes,
             safety,
             requested_by: wanted.requested_by,
             time_limit: self.time_limit,

@@ -1,6 +1,6 @@
 //! How far a backup or restore is: counters that the work raises and somebody else reads.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ pub struct Progress {
     plain_bytes: AtomicU64,
     tables_done: AtomicU64,
     tables_total: AtomicU64,
+    is_finishing: AtomicBool,
     words: Mutex<Words>,
 }
 
@@ -105,6 +106,19 @@ impl Progress {
     pub fn set_object(&self, uid: Uid, key: &ObjectKey) {
         let key = key.clone();
         self.words().object = Some(Object { uid, key });
+    }
+
+    /// Says that the work is at a step that takes a moment and is not to be left in the middle, or has left it.
+    pub fn set_finishing(&self, is_finishing: bool) {
+        self.is_finishing.store(is_finishing, Ordering::Release);
+    }
+
+    /// Returns once the work can be left.
+    pub async fn until_leavable(&self) {
+        const LOOK_EVERY: Duration = Duration::from_millis(20);
+        while self.is_finishing.load(Ordering::Acquire) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Where things stand.

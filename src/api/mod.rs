@@ -41,6 +41,7 @@ pub use serve::serve;
 
 use crate::catalog::{BackupFilter, RestoreFilter};
 use crate::dispatch::Dispatch;
+use crate::model::connection::Connection;
 use crate::vault::Vault;
 
 /// What the API is made of.
@@ -64,6 +65,8 @@ pub struct Target {
     pub name: String,
     /// Its database's name, by which restores are confirmed.
     pub database: String,
+    /// Where it is; plans look at it, and change nothing.
+    pub connection: Connection,
 }
 
 /// How strict the API is.

@@ -76,12 +76,16 @@ pub(super) struct RestoreRecord {
     safety_backup_id: Option<i64>,
     /// The configured target that it goes into.
     target: String,
-    /// `in-place`.
+    /// `in-place`, `swap`, or `rollback` for one that undoes another.
     mode: &'static str,
     #[serde(flatten)]
     job: JobRecord,
+    /// The restore that it undoes.
+    undoes: Option<i64>,
     /// The database that has the data now.
     database: Option<String>,
+    /// What was there before, under its name of now.
+    kept_database: Option<String>,
     /// Tables whose rows were compared with the backup's.
     compared_tables: Option<u32>,
     /// Their rows.
@@ -244,7 +248,9 @@ impl From<RestoreRow> for RestoreRecord {
             target: row.target,
             mode: row.mode.as_str(),
             job: JobRecord::of(row.job, row.requested_by),
+            undoes: row.undoes.map(Into::into),
             database: row.database,
+            kept_database: row.kept_database,
             compared_tables: row.compared_tables,
             compared_rows: row.compared_rows,
             plain_size: row.plain_bytes,

@@ -20,7 +20,9 @@ use crate::catalog::{
     Act, BackupRow, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task,
 };
 use crate::dispatch::{RestoreWanted, SafetyBackup};
+use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, RestoreId};
+use crate::restore::plan::{self, Plan, Subject, Way, Wishes};
 
 /// Tables that a plan names; of a database with more, the others are counted.
 const TABLES_MAX: usize = 1000;
@@ -47,9 +49,23 @@ pub(super) struct RestoreBody {
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Mode {
-    /// In one transaction, over what is there.
+    /// Whichever fits: swap where role, slots and room allow it, else in-place.
     #[default]
+    Auto,
+    /// In one transaction, over what is there.
     InPlace,
+    /// By a database that is made beside it and then takes its place; what was there is kept, and a rollback is quick.
+    Swap,
+}
+
+impl From<Mode> for Way {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => Self::Auto,
+            Mode::Swap => Self::Swap,
+            Mode::InPlace => Self::InPlace,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
@@ -104,6 +120,8 @@ pub(super) struct RestorePlan {
     roles: Vec<String>,
     /// What an administrator should know.
     warnings: Vec<String>,
+    /// What would happen to the database as it is now; null: it could not be looked at, as a warning says.
+    changes: Option<Plan>,
 }
 
 /// A table of a plan.
@@ -134,7 +152,7 @@ pub(super) async fn create(
     Said(body): Said<RestoreBody>,
 ) -> Result<Response, Problem> {
     if body.plan {
-        let plan = plan(&api, id, &body).await?;
+        let plan = planned(&api, id, &body).await?;
         return Ok(Json(plan).into_response());
     }
     let act = asking.act("backup.restore");
@@ -143,31 +161,38 @@ pub(super) async fn create(
         require_target(&api, body.target.as_deref(), &row)?;
         require_confirmed(&api, body.safety, body.confirm.as_deref())?;
         require_complete(&row)?;
-        begin(&api, &act, id, body.safety).await
+        begin(&api, &act, wanted(&api, id, body.mode, body.safety)).await
     };
     let row = audited(&api, &act, Some(Task::Backup(id)), work).await?;
     api.forget_totals().await;
     Ok(accepted(row))
 }
 
-async fn begin(
-    api: &Api,
-    act: &Act,
-    id: BackupId,
-    safety: SafetyWord,
-) -> Result<RestoreRow, Problem> {
-    let wanted = RestoreWanted {
+fn wanted(api: &Api, id: BackupId, mode: Mode, safety: SafetyWord) -> RestoreWanted {
+    RestoreWanted {
         backup_id: id,
         target: api.parts.target.name.clone(),
-        mode: RestoreMode::InPlace,
+        mode: match mode {
+            Mode::Auto => RestoreMode::Auto,
+            Mode::InPlace => RestoreMode::InPlace,
+            Mode::Swap => RestoreMode::Swap,
+        },
+        undoes: None,
         safety_backup: match safety {
             SafetyWord::Backup => SafetyBackup::First,
             SafetyWord::Skip => SafetyBackup::Skipped,
         },
+        requested_by: String::new(),
+    }
+}
+
+async fn begin(api: &Api, act: &Act, wanted: RestoreWanted) -> Result<RestoreRow, Problem> {
+    let wanted = RestoreWanted {
         requested_by: act.subject.clone(),
+        ..wanted
     };
     let (row, _) = recorded(api, act).restore(wanted, api.now()).await?;
-    tracing::info!(restore.id = %row.id, backup.id = %id, by = act.subject, "Restore was asked for");
+    tracing::info!(restore.id = %row.id, backup.id = %row.backup_id, by = act.subject, "Restore was asked for");
     Ok(row)
 }
 
@@ -210,7 +235,7 @@ fn needs_confirmation(api: &Api, safety: SafetyWord) -> bool {
     safety == SafetyWord::Skip || api.parts.rules.confirmation == Confirmation::Required
 }
 
-async fn plan(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan, Problem> {
+async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan, Problem> {
     let row = backup_row(api, id).await?;
     require_target(api, body.target.as_deref(), &row)?;
     let key = require_complete(&row)?;
@@ -229,6 +254,27 @@ async fn plan(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan
     if row.health != Health::Ok {
         warnings.push(format!("the backup's health is {}", row.health));
     }
+    let wishes = Wishes {
+        way: body.mode.into(),
+        ..Wishes::default()
+    };
+    let looked = plan::look(
+        &api.parts.target.connection,
+        Subject::of(&manifest),
+        &wishes,
+    );
+    let changes = match looked.await {
+        Ok(plan) => Some(plan),
+        Err(error) => {
+            // Its details may name hosts and roles; they are for the log.
+            tracing::warn!(reason = explain(&error), backup.id = %id, "Restore could not be planned against its target");
+            warnings.push(
+                "the target could not be looked at, so nothing is known of what it holds now"
+                    .to_owned(),
+            );
+            None
+        }
+    };
     if manifest.database.name != api.parts.target.database {
         warnings.push(format!(
             "the backup is of database {}, and the target's is {}",
@@ -262,6 +308,7 @@ async fn plan(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan
         extensions: manifest.database.extensions,
         roles: manifest.database.roles,
         warnings,
+        changes,
     })
 }
 
@@ -383,7 +430,8 @@ pub(super) async fn cancel(
 
 /// Undo a restore
 ///
-/// By restoring the safety backup that was made before it, behind a safety backup of what is there now.
+/// One with mode swap by the database that it set aside, in a moment; another one by restoring the safety backup that was
+/// made before it, behind a safety backup of what is there now.
 #[utoipa::path(post, path = "/api/admin/backups/restores/{id}/rollback", tag = "restores", request_body = RollbackBody,
     params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
     responses(
@@ -401,19 +449,29 @@ pub(super) async fn rollback(
     let act = asking.act("restore.rollback");
     let work = async {
         let row = restore_row(&api, id).await?;
-        let safety = row
-            .safety_backup_id
-            .filter(|_| row.job.status == JobStatus::Completed);
-        let safety = safety.ok_or_else(|| {
-            Problem::new(
-                StatusCode::CONFLICT,
-                "rollback_impossible",
-                "The restore is not complete, or no safety backup was made before it.",
+        let impossible = |detail| Problem::new(StatusCode::CONFLICT, "rollback_impossible", detail);
+        if row.job.status != JobStatus::Completed {
+            return Err(impossible("The restore is not complete."));
+        }
+        require_confirmed(&api, SafetyWord::Backup, body.confirm.as_deref())?;
+        if row.kept_database.is_some() {
+            // Whether it is still there is for the worker to see; what is live is kept as well, so nothing is saved first.
+            let undoing = RestoreWanted {
+                mode: RestoreMode::Rollback,
+                undoes: Some(id),
+                safety_backup: SafetyBackup::Skipped,
+                ..wanted(&api, row.backup_id, Mode::Swap, SafetyWord::Skip)
+            };
+            return begin(&api, &act, undoing).await;
+        }
+        let safety = row.safety_backup_id.ok_or_else(|| {
+            impossible(
+                "No database was kept by the restore, and no safety backup was made before it.",
             )
         })?;
-        require_confirmed(&api, SafetyWord::Backup, body.confirm.as_deref())?;
         require_complete(&backup_row(&api, safety).await?)?;
-        begin(&api, &act, safety, SafetyWord::Backup).await
+        let undoing = wanted(&api, safety, Mode::InPlace, SafetyWord::Backup);
+        begin(&api, &act, undoing).await
     };
     let row = audited(&api, &act, Some(Task::Restore(id)), work).await?;
     api.forget_totals().await;

@@ -77,6 +77,8 @@ pub struct Dependent {
 pub struct RestoreFacts {
     /// The database that has the data now.
     pub database: String,
+    /// What was there before, under its name of now.
+    pub kept_database: Option<String>,
     /// What was compared.
     pub compared: Option<Compared>,
     /// Bytes of the archive.
@@ -146,7 +148,7 @@ impl Catalog {
         let updated = sqlx::query!(
             "UPDATE pgseal.restores SET status = 'completed', lease_token = NULL, lease_worker = NULL, lease_until = NULL, \
                 finished_at = clock_timestamp(), stage = NULL, error_stage = NULL, error = NULL, database = $3, \
-                compared_tables = $4, compared_rows = $5, plain_bytes = $6, warnings = $7 \
+                compared_tables = $4, compared_rows = $5, plain_bytes = $6, warnings = $7, kept_database = $8 \
              WHERE id = $1 AND status = 'running' AND lease_token = $2",
             lease.task.number(),
             lease.token,
@@ -157,6 +159,7 @@ impl Catalog {
             facts.compared.map(|compared| counted(compared.rows)),
             counted(facts.plain_bytes),
             &facts.warnings,
+            facts.kept_database,
         );
         let updated = updated.execute(&mut *session).await;
         let done = updated.map_err(self.failed(doing))?.rows_affected() > 0;

@@ -44,6 +44,8 @@ pub struct RestoreRequested {
     pub target: String,
     /// How the target changes.
     pub mode: RestoreMode,
+    /// The restore that is undone, by [`RestoreMode::Rollback`].
+    pub undoes: Option<RestoreId>,
     /// Whether the target is backed up first.
     pub safety: Safety,
     /// Who asks.
@@ -150,7 +152,11 @@ impl Catalog {
         let locked = locked.fetch_optional(&mut *transaction).await;
         locked.map_err(self.failed(doing))?;
         let backup = backup_in(&mut transaction, request.backup_id).await?;
-        require_restorable(&backup.ok_or(CatalogError::NoSuchBackup(request.backup_id))?)?;
+        let backup = backup.ok_or(CatalogError::NoSuchBackup(request.backup_id))?;
+        // What undoes a restore does not read the backup.
+        if request.undoes.is_none() {
+            require_restorable(&backup)?;
+        }
         let safety = match safety_backup(request) {
             None => None,
             Some(safety) => {
@@ -272,8 +278,8 @@ async fn insert_restore(
     };
     let inserted = sqlx::query_scalar!(
         "INSERT INTO pgseal.restores (backup_id, safety_backup_id, target, mode, requested_by, status, attempts_max, \
-            time_limit_seconds, queue, job_id) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (job_id) DO NOTHING RETURNING id",
+            time_limit_seconds, queue, job_id, undoes) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (job_id) DO NOTHING RETURNING id",
         request.backup_id.get(),
         safety.map(BackupId::get),
         request.target,
@@ -284,6 +290,7 @@ async fn insert_restore(
         limit_seconds(request.time_limit),
         request.queue,
         request.job_id,
+        request.undoes.map(RestoreId::get),
     );
     let inserted = inserted.fetch_optional(session).await;
     let inserted = inserted.map_err(|source| CatalogError::Query { doing, source })?;

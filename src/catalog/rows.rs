@@ -132,6 +132,8 @@ words! {
         Swap = "swap",
         /// Whichever of `swap` and `in-place` works.
         Auto = "auto",
+        /// By the database that an earlier restore set aside.
+        Rollback = "rollback",
     }
 }
 
@@ -312,8 +314,12 @@ pub struct RestoreRow {
     pub requested_by: String,
     /// The job.
     pub job: JobFacts,
+    /// The restore that it undoes.
+    pub undoes: Option<RestoreId>,
     /// The database that has the data now.
     pub database: Option<String>,
+    /// What was there before, under its name of now.
+    pub kept_database: Option<String>,
     /// Tables, or trees of partitions, whose rows were compared.
     pub compared_tables: Option<u32>,
     /// Their rows.

@@ -6,13 +6,15 @@ use time::OffsetDateTime;
 
 use super::Context;
 use super::exit::ProblemsFound;
-use super::output::bytes;
+use super::output::{bytes, moment};
 use crate::backup::NewerClient;
 use crate::config::{self, ConfigError};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
-use crate::pg::inspect::{self, Session};
+use crate::model::kept::KeptAs;
+use crate::pg::inspect::{self, KeptDatabase, Session};
 use crate::pg::{Clients, Finding, Severity};
+use crate::restore;
 use crate::vault::{Entry, Vault};
 
 /// Look at everything a backup and a restore need, and say what to mend
@@ -223,7 +225,70 @@ async fn database(connection: &Connection, clients: &Clients, context: &Context)
         Err(error) => findings.push(problem("preflight", &error)),
     }
     session.close().await;
+    findings.extend(kept(connection).await);
     findings
+}
+
+/// What restores left on the server, and what is to be done with it.
+async fn kept(connection: &Connection) -> Vec<Finding> {
+    let kept = match restore::list_kept(connection).await {
+        Ok(kept) => kept,
+        Err(error) => return vec![problem("restores", &error)],
+    };
+    kept.iter().map(kept_found).collect()
+}
+
+fn kept_found(kept: &KeptDatabase) -> Finding {
+    let size = kept
+        .size_bytes
+        .map_or_else(String::new, |size| format!(", {}", bytes(size)));
+    let name = &kept.name;
+    let drop = format!("pgseal kept drop {name}");
+    let Some(record) = &kept.record else {
+        let found = format!("a restore was interrupted when it had just created {name}{size}");
+        return Finding::warning("restores", found, drop);
+    };
+    let (since, backup) = (moment(record.at), &record.backup);
+    match record.kept_as {
+        KeptAs::Restore if kept.is_at_work => Finding::ok(
+            "restores",
+            format!("{name} is being filled from {backup} since {since}{size}"),
+        ),
+        KeptAs::Restore => Finding::warning(
+            "restores",
+            format!(
+                "the restore of {backup} into {} of {since} was interrupted and left {name}{size}; the live database is as it was",
+                record.database
+            ),
+            drop,
+        ),
+        KeptAs::Before => Finding {
+            fix: format!(
+                "pgseal rollback --id {} brings it back, {drop} drops it",
+                record.id
+            ),
+            ..Finding::ok(
+                "restores",
+                format!(
+                    "{name} is {} as it was before the restore of {backup} at {since}{size}",
+                    record.database
+                ),
+            )
+        },
+        KeptAs::Undone => Finding {
+            fix: format!(
+                "{drop} drops it, pgseal rollback --id {} brings it back",
+                record.id
+            ),
+            ..Finding::ok(
+                "restores",
+                format!(
+                    "{name} is the restore of {backup} into {}, undone at {since}{size}",
+                    record.database
+                ),
+            )
+        },
+    }
 }
 
 /// An error as a finding: what it says with its causes, and its hint as the fix.

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::backup::{KindArg, label, labels};
+use super::restore::ModeArg;
 use super::service::Service;
 use super::{Context, TargetArgs};
 use crate::catalog::{CatalogError, RestoreMode};
@@ -59,6 +60,9 @@ struct RestoreArgs {
     backup_id: BackupId,
     #[command(flatten)]
     target: TargetArgs,
+    /// How the database changes
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
+    mode: ModeArg,
     /// Make no safety backup first: for a database that cannot be dumped any more
     #[arg(long)]
     no_safety_backup: bool,
@@ -135,8 +139,14 @@ impl RestoreArgs {
         let wanted = RestoreWanted {
             backup_id: self.backup_id,
             target,
-            mode: RestoreMode::InPlace,
-            safety_backup: if self.no_safety_backup {
+            mode: match self.mode {
+                ModeArg::Auto => RestoreMode::Auto,
+                ModeArg::New => RestoreMode::New,
+                ModeArg::Swap => RestoreMode::Swap,
+                ModeArg::InPlace => RestoreMode::InPlace,
+            },
+            undoes: None,
+            safety_backup: if self.no_safety_backup || self.mode == ModeArg::New {
                 SafetyBackup::Skipped
             } else {
                 SafetyBackup::First

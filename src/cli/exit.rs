@@ -10,7 +10,7 @@ use crate::model::explanation;
 use crate::model::proof::Verdict;
 use crate::pg::PgError;
 use crate::reconcile::ReconcileError;
-use crate::restore::RestoreError;
+use crate::restore::{KeptError, RestoreError, RollbackError};
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -113,6 +113,15 @@ impl ExitStatus {
             Some(error) if error.is_preparation() => return Self::Unprepared,
             Some(RestoreError::Verify(error)) => return of_vault(error),
             _ => {}
+        }
+        match error.downcast_ref::<RollbackError>() {
+            Some(RollbackError::Prepare(_)) => return Self::Unprepared,
+            Some(RollbackError::Swap { .. }) => return Self::Failed,
+            Some(_) => return Self::NotFound,
+            None => {}
+        }
+        if let Some(KeptError::NotKept(_)) = error.downcast_ref() {
+            return Self::NotFound;
         }
         match error.downcast_ref::<BackupError>() {
             Some(error) if error.is_preparation() => Self::Unprepared,

@@ -10,11 +10,14 @@ mod drill;
 mod enqueue;
 mod exit;
 mod fetch;
+mod kept;
 mod list;
 mod migrate;
 mod output;
+mod plan;
 mod progress;
 mod restore;
+mod rollback;
 mod serve;
 mod service;
 mod show;
@@ -22,6 +25,8 @@ mod signals;
 mod token;
 mod verify;
 mod worker;
+
+use std::sync::Arc;
 
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use time::OffsetDateTime;
@@ -31,6 +36,7 @@ pub use exit::ExitStatus;
 
 use crate::config::{self, Settings};
 use crate::model::target::TargetName;
+use crate::progress::Progress;
 use crate::telemetry::Verbosity;
 use crate::vault::{Entry, Limits, Selector, Vault};
 use crate::worker::Stop;
@@ -67,6 +73,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     Drill(drill::DrillArgs),
     Restore(restore::RestoreArgs),
+    Rollback(rollback::RollbackArgs),
+    Kept(kept::KeptArgs),
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
     Doctor(doctor::DoctorArgs),
@@ -98,6 +106,8 @@ struct Context {
     settings: Settings,
     output: output::Output,
     progress: progress::Style,
+    /// How far the command's work is.
+    work: Arc<Progress>,
     cancel: CancellationToken,
     clock: fn() -> OffsetDateTime,
 }
@@ -134,6 +144,7 @@ impl Cli {
                 output::Output::Text
             },
             progress: progress::Style::choose(self.output.quiet),
+            work: Arc::new(Progress::default()),
             cancel: cancel.clone(),
             clock,
         };
@@ -146,7 +157,7 @@ impl Cli {
                 let served = arguments.run(&context, &cancel);
                 signals::until_stopped(served, || cancel.cancel()).await
             }
-            command => signals::until_done(command.run(&context), &cancel).await,
+            command => signals::until_done(command.run(&context), &cancel, &context.work).await,
         }
     }
 }
@@ -158,11 +169,13 @@ impl Command {
             Self::Backup(arguments) => arguments.run(context).await,
             Self::Restore(arguments) => arguments.run(context).await,
             Self::Drill(arguments) => arguments.run(context).await,
+            Self::Rollback(arguments) => arguments.run(context).await,
             // These can be left at any point: what they hold goes with them.
             Self::List(arguments) => context.leave(arguments.run(context)).await,
             Self::Show(arguments) => context.leave(arguments.run(context)).await,
             Self::Verify(arguments) => context.leave(arguments.run(context)).await,
             Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
+            Self::Kept(arguments) => context.leave(arguments.run(context)).await,
             Self::Delete(arguments) => context.leave(arguments.run(context)).await,
             Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
             Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,

@@ -5,21 +5,30 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::exit::ProblemsFound;
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
+use super::plan::PlanArgs;
 use super::{BackupSelection, Context, ForeignArgs};
 use crate::config::{self, Settings};
 use crate::model::connection::Connection;
+use crate::model::kept::KeptRecord;
 use crate::model::target::TargetName;
 use crate::progress::Progress;
+use crate::restore::plan::Way;
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
 
 const AFTER_HELP: &str = "\
 Examples:
+  pgseal restore latest --to postgres://app@db.example/shop --plan              says what would happen
+  pgseal restore latest --to postgres://app@db.example/shop --plan-id 1f0c-93ab-0000-7e21
   pgseal restore latest --to postgres://app@db.example/shop_copy --mode new
+  pgseal restore latest --to postgres://app@db.example/shop --table public.orders
+  pgseal restore latest --to postgres://app@db.example/shop --mode swap
   pgseal restore backup_manual_20260131_020000 --to postgres://app@db.example/shop --mode in-place
 
 Before the target is touched, the whole backup was fetched, compared with its digests, decrypted, and read by pg_restore. \
-A restore that fails leaves the target as it was.";
+A restore that fails leaves the target as it was. With swap, what was there is kept under another name, and pgseal rollback \
+brings it back.";
 
 /// Restore a backup into a database
 #[derive(Args, Debug)]
@@ -31,19 +40,25 @@ pub(super) struct RestoreArgs {
     #[arg(long, value_name = "DATABASE_URL")]
     to: String,
     /// How it goes there
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto)]
     mode: ModeArg,
     /// Do not back the target up before it is replaced
     #[arg(long)]
     no_safety_backup: bool,
     #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
     foreign: ForeignArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeArg {
+pub(super) enum ModeArg {
+    /// Whichever fits: swap where role, slots and room allow it, else in-place; new where the database does not exist
+    Auto,
     /// Create the database; refuse one that exists
     New,
+    /// Make the database anew beside the one that is there, after a safety backup of that, and swap the two in a moment
+    Swap,
     /// Replace the content of a database in one transaction, after a safety backup of it
     InPlace,
 }
@@ -53,10 +68,15 @@ struct Report<'a> {
     backup: &'a str,
     database: &'a str,
     mode: &'static str,
+    mode_reason: &'a str,
     plain_bytes: u64,
     tables_compared: Option<usize>,
     rows_compared: Option<u64>,
     safety_backup: Option<&'a str>,
+    /// What was there before, and how it comes back.
+    restore_id: Option<String>,
+    kept_database: Option<String>,
+    rollback: Option<String>,
     stages: Vec<StageSeconds>,
     warnings: &'a [String],
 }
@@ -64,6 +84,7 @@ struct Report<'a> {
 impl RestoreArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let (target, to) = self.to(&context.settings)?;
+        let (wishes, plan_id) = (self.plan.wishes(self.way())?, self.plan.plan_id()?);
         let mut stages = context.settings.stages(context.clock).await?;
         let found = context
             .cancel
@@ -71,22 +92,39 @@ impl RestoreArgs {
             .await;
         let Some(entry) = found else { return Ok(()) };
         stages.vault = stages.vault.of_target(&target)?;
+        let limits = self.foreign.limits();
+        if self.plan.plan {
+            let progress = Arc::new(Progress::default());
+            let planning = restore::planned(&stages, entry?, &to, &wishes, limits, &progress);
+            let planned = context.cancel.run_until_cancelled(planning);
+            let planned = context.progress.show(&progress, planned).await;
+            let Some(planned) = planned else {
+                return Ok(());
+            };
+            let plan = planned?;
+            context.output.print(&plan, || plan.text())?;
+            return if plan.is_possible {
+                Ok(())
+            } else {
+                Err(ProblemsFound(plan.obstacles.len() + plan.blockers.len()).into())
+            };
+        }
         let request = RestoreRequest {
             entry: entry?,
             to,
             target,
-            mode: match self.mode {
-                ModeArg::New => Mode::New,
-                ModeArg::InPlace => Mode::InPlace,
-            },
+            mode: Mode::of(self.way()),
             safety: if self.no_safety_backup {
                 Safety::Skip
             } else {
                 Safety::Backup
             },
-            limits: self.foreign.limits(),
+            limits,
+            wishes,
+            plan: plan_id,
+            lock_wait: self.plan.lock_wait(),
         };
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::clone(&context.work);
         let restoring = restore::run(&stages, request, &progress, &context.cancel);
         let restored = context.progress.show(&progress, restoring).await?;
         context
@@ -110,18 +148,28 @@ impl RestoreArgs {
         })
     }
 
+    const fn way(&self) -> Way {
+        match self.mode {
+            ModeArg::Auto => Way::Auto,
+            ModeArg::New => Way::New,
+            ModeArg::Swap => Way::Swap,
+            ModeArg::InPlace => Way::InPlace,
+        }
+    }
+
     fn report<'a>(&self, restored: &'a Restored, progress: &Progress) -> Report<'a> {
         Report {
             backup: &restored.backup,
             database: &restored.database,
-            mode: match self.mode {
-                ModeArg::New => "new",
-                ModeArg::InPlace => "in-place",
-            },
+            mode: Way::from(restored.mode).as_str(),
+            mode_reason: &restored.mode_reason,
             plain_bytes: restored.plain_bytes,
             tables_compared: restored.compared.map(|(tables, _)| tables),
             rows_compared: restored.compared.map(|(_, rows)| rows),
             safety_backup: restored.safety_backup.as_deref(),
+            restore_id: restored.kept.as_ref().map(|kept| kept.id.to_string()),
+            kept_database: restored.kept.as_ref().map(KeptRecord::name),
+            rollback: restored.kept.as_ref().map(rollback_command),
             stages: stage_seconds(progress),
             warnings: &restored.warnings,
         }
@@ -130,6 +178,8 @@ impl RestoreArgs {
 
 fn text(restored: &Restored, progress: &Progress) -> String {
     let mut facts = Facts::default();
+    let mode = Way::from(restored.mode).as_str();
+    facts.add("mode", Some(format!("{mode} ({})", restored.mode_reason)));
     facts.add("loaded", Some(bytes(restored.plain_bytes)));
     let compared = restored.compared.map_or_else(
         || "no: the backup has no row counts".to_owned(),
@@ -143,6 +193,8 @@ fn text(restored: &Restored, progress: &Progress) -> String {
     );
     facts.add("compared", Some(compared));
     facts.add("safety backup", restored.safety_backup.as_deref());
+    facts.add("kept as", restored.kept.as_ref().map(KeptRecord::name));
+    facts.add("to undo it", restored.kept.as_ref().map(rollback_command));
     facts.add("took", Some(took(progress)));
     for warning in &restored.warnings {
         facts.add("warning", Some(warning));
@@ -153,4 +205,9 @@ fn text(restored: &Restored, progress: &Progress) -> String {
         restored.database,
         facts.text()
     )
+}
+
+/// The command that undoes a swap. The URL is not repeated: it may have held a password.
+fn rollback_command(kept: &KeptRecord) -> String {
+    format!("pgseal rollback --to DATABASE_URL --id {}", kept.id)
 }

@@ -61,6 +61,7 @@ impl ServeArgs {
             target: Target {
                 name: TARGET.to_owned(),
                 database: database.database().to_owned(),
+                connection: database,
             },
             tokens,
             rules: Rules {

@@ -7,11 +7,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::ExitStatus;
+use crate::progress::Progress;
 
 /// Does the work, and ends it when a signal asks for that.
 pub(super) async fn until_done(
     work: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
+    progress: &Progress,
 ) -> ExitStatus {
     let (Ok(interrupt), Ok(terminate)) = (
         signal(SignalKind::interrupt()),
@@ -30,10 +32,15 @@ pub(super) async fn until_done(
         first = signals.next() => first,
     };
     cancel.cancel();
+    let second = async {
+        let second = signals.next().await;
+        progress.until_leavable().await;
+        second
+    };
     tokio::select! {
         // Work that was past its point of no return ends as what it is.
         done = &mut work => if super::exit::was_interrupted(&done) { first } else { ExitStatus::of(&done) },
-        second = signals.next() => second,
+        second = second => second,
     }
 }
 

@@ -68,6 +68,7 @@ impl WorkerArgs {
                 maintenance: self.times.maintenance(),
                 lease: self.times.lease(),
                 reconcile: self.times.reconcile(),
+                keep_replaced: self.times.keep_replaced(),
                 grace: self.times.grace(),
             },
             alive_folder: context.settings.spool_folder(),

@@ -84,6 +84,9 @@ pub struct WorkerTimes {
     /// How often it compares the bucket with the catalog, in minutes
     #[arg(long, env = "BACKUP_RECONCILE_MINUTES", value_name = "MINUTES", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=MINUTES_MAX), hide_short_help = true)]
     reconcile_minutes: u32,
+    /// How long a database that a restore replaced is kept beside the new one, in days; 0: until pgseal kept drop
+    #[arg(long, env = "BACKUP_KEEP_REPLACED_DAYS", value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u32).range(..=3650), hide_short_help = true)]
+    keep_replaced_days: u32,
     /// How long the job at hand may go on after SIGTERM before it is given back, in seconds
     #[arg(
         long,
@@ -154,6 +157,15 @@ impl WorkerTimes {
     #[must_use]
     pub const fn reconcile(&self) -> Duration {
         Duration::from_secs(self.reconcile_minutes as u64 * 60)
+    }
+
+    /// How long a database that a restore replaced is kept; `None`: until somebody drops it.
+    #[must_use]
+    pub const fn keep_replaced(&self) -> Option<Duration> {
+        match self.keep_replaced_days {
+            0 => None,
+            days => Some(Duration::from_secs(days as u64 * 24 * 60 * 60)),
+        }
     }
 
     /// How long the job at hand may go on after SIGTERM.

@@ -6,6 +6,7 @@ pub mod content_digest;
 pub mod digest;
 pub mod explanation;
 pub mod ids;
+pub mod kept;
 pub mod kind;
 pub mod manifest;
 pub mod object_key;

@@ -33,7 +33,8 @@ impl ArchiveLister {
         let spawn = Spawn {
             name: "pg_restore",
             program: &client.pg_restore(),
-            arguments: vec!["--list".into()],
+            // Verbose, it adds to each entry what that depends on; `--use-list` takes such lines for comments.
+            arguments: vec!["--list".into(), "--verbose".into()],
             connection: None,
             stdin: Stdio::piped(),
             stdout: Stdio::piped(),
@@ -179,7 +180,7 @@ pub fn table_data(list: &str) -> BTreeSet<u32> {
 /// PostgreSQL refuses because it is inherited (measured on 15). This way the parent's goes first and takes the others
 /// with it; and for creating, a constraint needs its own table and nothing else.
 #[must_use]
-pub(super) fn clean_order(list: &str) -> String {
+pub fn clean_order(list: &str) -> String {
     const CONSTRAINT: &str = "CONSTRAINT ";
     let described = |line: &str| entry(line).map(|entry| entry.description);
     let attached: BTreeSet<String> = list

@@ -202,10 +202,22 @@ pub enum PgError {
     /// Somebody has tables locked, and did not let go in time.
     #[error("{}\nhint: wait longer with BACKUP_LOCK_WAIT_SECONDS{}", locked(.0), ending(.0))]
     Locked(Vec<Blocker>),
-    /// `new` was asked for, and the database is there.
+    /// A database that is to be replaced is not there.
+    #[error("there is no database {0}\nhint: --mode new creates it")]
+    NoSuchDatabase(String),
+    /// Sessions in a database could not be ended in time.
     #[error(
-        "database {0} exists already\nhint: choose another name, or --mode in-place to replace its content"
+        "database {database} could not be renamed in time{}\nhint: end these sessions, or prepared transactions, and try again; a superuser may end any session",
+        staying(sessions)
     )]
+    Occupied {
+        /// The database.
+        database: String,
+        /// Who is there.
+        sessions: Vec<String>,
+    },
+    /// `new` was asked for, and the database is there.
+    #[error("database {0} exists already\nhint: choose another name, or --mode swap to replace it")]
     DatabaseExists(String),
     /// A private file for a child could not be written.
     #[error(
@@ -215,16 +227,17 @@ pub enum PgError {
 }
 
 impl PgError {
-    /// Whether a server understood what was asked and refused it, rather than being out of reach.
+    /// Whether the server itself said no, and will again. That it ends the session, or stops, is no such answer (SQLSTATE
+    /// class 57P).
     #[must_use]
-    pub const fn is_refusal(&self) -> bool {
-        matches!(
-            self,
+    pub fn is_refusal(&self) -> bool {
+        match self {
             Self::Query {
-                source: sqlx::Error::Database(_),
+                source: sqlx::Error::Database(error),
                 ..
-            }
-        )
+            } => error.code().is_none_or(|code| !code.starts_with("57P")),
+            _ => false,
+        }
     }
 
     /// Whether pg_dump ended over the locks of its tables. Its last words are the statement, however long that is; the
@@ -249,6 +262,13 @@ fn locked(blockers: &[Blocker]) -> String {
     }
     let blockers: Vec<String> = blockers.iter().map(ToString::to_string).collect();
     format!("tables are locked: {}", blockers.join("; "))
+}
+
+fn staying(sessions: &[String]) -> String {
+    if sessions.is_empty() {
+        return ": somebody works on the database as a whole".to_owned();
+    }
+    format!(", because of {}", sessions.join("; "))
 }
 
 fn ending(blockers: &[Blocker]) -> String {

@@ -28,6 +28,25 @@ pub enum LoadMode<'a> {
     InPlace(&'a Connection, &'a str),
 }
 
+/// Whose the loaded objects are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// As the archive says, with its grants.
+    #[default]
+    Recorded,
+    /// The role's that loads, without any grants.
+    Loader,
+}
+
+/// What of an archive is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// The entries, as a list; `None`: all of them.
+    pub list: Option<&'a str>,
+    /// Whose it is then.
+    pub ownership: Ownership,
+}
+
 /// A running pg_restore. Dropping it ends it, and with it the transaction it may be in.
 #[must_use = "a load that was not finished may have failed"]
 pub struct Load {
@@ -48,20 +67,38 @@ impl Load {
         mode: LoadMode<'_>,
         progress: &Arc<Progress>,
     ) -> Result<Self, PgError> {
+        Self::start_of(client, mode, Wanted::default(), progress)
+    }
+
+    /// Starts pg_restore for a part of the archive, or for other owners.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_of(
+        client: &Client,
+        mode: LoadMode<'_>,
+        wanted: Wanted<'_>,
+        progress: &Arc<Progress>,
+    ) -> Result<Self, PgError> {
         let connection = match mode {
             LoadMode::Check => None,
             LoadMode::New(connection) | LoadMode::InPlace(connection, _) => Some(connection),
         };
         let list = match mode {
-            LoadMode::InPlace(_, list) => {
-                Some(list_file(&clean_order(list)).map_err(PgError::Settings)?)
-            }
-            LoadMode::Check | LoadMode::New(_) => None,
+            LoadMode::InPlace(_, list) => Some(clean_order(wanted.list.unwrap_or(list))),
+            LoadMode::New(_) => wanted.list.map(str::to_owned),
+            LoadMode::Check => None,
         };
+        let list = list.map(|list| list_file(&list)).transpose();
+        let list = list.map_err(PgError::Settings)?;
+        let mut arguments = arguments(mode, list.as_ref());
+        if wanted.ownership == Ownership::Loader {
+            arguments.extend(["--no-owner", "--no-privileges"].map(Into::into));
+        }
         let spawn = Spawn {
             name: "pg_restore",
             program: &client.pg_restore(),
-            arguments: arguments(mode, list.as_ref()),
+            arguments,
             connection,
             stdin: Stdio::piped(),
             stdout: Stdio::null(),
@@ -134,16 +171,20 @@ fn arguments(mode: LoadMode<'_>, list: Option<&NamedTempFile>) -> Vec<OsString> 
             "--exit-on-error".into(),
         ]
     };
+    let list = list.map(|file| {
+        let mut argument = OsString::from("--use-list=");
+        argument.push(file.path());
+        argument
+    });
     match mode {
         LoadMode::Check => vec!["--file=/dev/null".into()],
-        LoadMode::New(connection) => connect(connection),
+        LoadMode::New(connection) => {
+            let mut arguments = connect(connection);
+            arguments.extend(list);
+            arguments
+        }
         LoadMode::InPlace(connection, _) => {
             let mut arguments = connect(connection);
-            let list = list.into_iter().map(|file| {
-                let mut argument = OsString::from("--use-list=");
-                argument.push(file.path());
-                argument
-            });
             arguments.extend(list);
             arguments.extend(["--clean", "--if-exists", "--single-transaction"].map(Into::into));
             arguments

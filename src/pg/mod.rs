@@ -9,9 +9,13 @@ mod dump;
 mod error;
 pub mod inspect;
 mod load;
+mod toc;
 
-pub use archive::{ArchiveEntry, ArchiveLister, Codec, dumped_by, entries, table_data};
+pub use archive::{
+    ArchiveEntry, ArchiveLister, Codec, clean_order, dumped_by, entries, table_data,
+};
 pub use clients::{Client, Clients, Search};
 pub use dump::{Dump, DumpCompression, DumpRequest};
 pub use error::{Blocker, Finding, PgError, Severity};
-pub use load::{Load, LoadMode};
+pub use load::{Load, LoadMode, Ownership, Wanted};
+pub use toc::{Toc, TocEntry, one_line};

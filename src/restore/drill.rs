@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::fresh::fill;
-use super::{Loaded, Mode, Proven, RestoreError, RestoreRequest, Safety, prove, target};
+use super::fresh::Working;
+use super::plan::{MissingRoles, Wishes};
+use super::{
+    LOCK_WAIT_DEFAULT, Loaded, Mode, Proven, RestoreError, RestoreRequest, Safety, prove, roles,
+};
 use crate::backup::Stages;
 use crate::model::connection::Connection;
 use crate::model::explanation::explain;
@@ -187,120 +190,80 @@ async fn restored_for_trial(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Tried, RestoreError> {
-    let DrillRequest {
-        entry,
-        server,
-        depth,
-        limits,
-    } = request;
+    let started = Instant::now();
     let named = manifest.map_or("backup", |manifest| &manifest.database.name);
-    let scratch = target::working_name(named, Uid::new((stages.clock)()));
-    progress.start_stage("look at the server");
-    let maintenance = inspect::maintenance_session(&server).await;
-    let mut maintenance = maintenance.map_err(RestoreError::Prepare)?;
-    let lent = lend_roles(&mut maintenance, manifest).await?;
-    let request = RestoreRequest {
-        entry,
-        to: server.with_database(&scratch),
+    let scratch = scratch_name(named, Uid::new((stages.clock)()));
+    let depth = request.depth;
+    let restore = RestoreRequest {
+        entry: request.entry,
+        to: request.server.with_database(&scratch),
         // Nothing is saved, so that no name is needed.
         target: TargetName::default(),
-        mode: Mode::New,
+        mode: Some(Mode::New),
         safety: Safety::Skip,
-        limits,
+        limits: request.limits,
+        wishes: Wishes {
+            missing_roles: MissingRoles::Create,
+            ..Wishes::default()
+        },
+        plan: None,
+        lock_wait: LOCK_WAIT_DEFAULT,
     };
-    let trial = Trial {
-        scratch: &scratch,
-        depth,
-        stages,
-        progress,
-        cancel,
-    };
-    let tried = trial.run(request, &mut maintenance).await;
-    for role in &lent {
-        if !inspect::drop_role(&mut maintenance, role).await {
-            tracing::debug!(role, "a role that a drill made is used by another one now");
-        }
-    }
-    maintenance.close().await;
+    let proven = cancel
+        .run_until_cancelled(prove(stages, restore, progress))
+        .await;
+    let proven = proven.ok_or(RestoreError::Interrupted(None))??;
+    let lent = roles::make(&proven.to, &proven.plan).await?;
+    let tried = in_scratch(&proven, depth, started, stages, progress, cancel).await;
+    lent.undo(&proven.to).await;
     tried
 }
 
-/// Makes the roles that the backup's objects belong to. One that cannot be made is found missing a moment later, and named.
-async fn lend_roles(
-    maintenance: &mut Session,
-    manifest: Option<&Manifest>,
-) -> Result<Vec<String>, RestoreError> {
-    let Some(manifest) = manifest else {
-        return Ok(Vec::new());
-    };
-    let missing = inspect::missing_roles(maintenance, &manifest.database.roles).await;
-    let mut lent = Vec::new();
-    for role in missing.map_err(RestoreError::Prepare)? {
-        match inspect::create_role(maintenance, &role).await {
-            Ok(()) => lent.push(role),
-            Err(error) => tracing::debug!(role, %error, "a role could not be made for a drill"),
-        }
+/// A name that no database on a scratch server has; cut so that a restore's own ending fits behind it.
+fn scratch_name(database: &str, uid: Uid) -> String {
+    const DATABASE_BYTES_MAX: usize = 30;
+    let mut keep = database.len().min(DATABASE_BYTES_MAX);
+    while !database.is_char_boundary(keep) {
+        keep -= 1;
     }
-    Ok(lent)
+    format!("{}_drill_{}", &database[..keep], uid.short())
 }
 
-/// What one trial works with.
-struct Trial<'a> {
-    scratch: &'a str,
+async fn in_scratch(
+    proven: &Proven,
     depth: Depth,
-    stages: &'a Stages,
-    progress: &'a Arc<Progress>,
-    cancel: &'a CancellationToken,
+    started: Instant,
+    stages: &Stages,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Tried, RestoreError> {
+    let facts = proven.fetched.manifest().map(|manifest| &manifest.database);
+    let mut working = Working::create(proven, facts, None, stages, progress).await?;
+    let filled = working.fill(proven, depth, stages, progress, cancel).await;
+    let took = started.elapsed();
+    let looked = match filled {
+        Ok(loaded) => look(working.database())
+            .await
+            .map(|(large_objects, server)| Tried {
+                loaded,
+                large_objects,
+                server,
+                took,
+            })
+            .map_err(RestoreError::New),
+        Err(error) => Err(error),
+    };
+    progress.start_stage("drop the database");
+    working.discard().await;
+    looked
 }
 
-impl Trial<'_> {
-    async fn run(
-        &self,
-        request: RestoreRequest,
-        maintenance: &mut Session,
-    ) -> Result<Tried, RestoreError> {
-        let started = Instant::now();
-        let proven = self
-            .cancel
-            .run_until_cancelled(prove(self.stages, request, self.progress))
-            .await;
-        let proven = proven.ok_or(RestoreError::Interrupted(None))??;
-        self.progress.start_stage("create the database");
-        let facts = proven.fetched.manifest().map(|manifest| &manifest.database);
-        inspect::create_database(maintenance, self.scratch, facts)
-            .await
-            .map_err(RestoreError::New)?;
-        let filled = self
-            .cancel
-            .run_until_cancelled(self.fill(&proven, started))
-            .await;
-        self.progress.start_stage("drop the database");
-        if let Err(error) = inspect::drop_database(maintenance, self.scratch).await {
-            tracing::warn!(%error, database = self.scratch, "Drill left its database behind");
-        }
-        filled.unwrap_or(Err(RestoreError::Interrupted(None)))
-    }
-
-    async fn fill(&self, proven: &Proven, started: Instant) -> Result<Tried, RestoreError> {
-        let loaded = fill(proven, self.scratch, self.depth, self.stages, self.progress).await?;
-        let took = started.elapsed();
-        let looked = self.look(&proven.to.with_database(self.scratch)).await;
-        let (large_objects, server) = looked.map_err(RestoreError::New)?;
-        Ok(Tried {
-            loaded,
-            large_objects,
-            server,
-            took,
-        })
-    }
-
-    async fn look(&self, database: &Connection) -> Result<(u64, String), PgError> {
-        let mut session = Session::connect(database).await?;
-        let large_objects = inspect::large_objects(&mut session).await?;
-        let server = session.server().version.clone();
-        session.close().await;
-        Ok((large_objects, server))
-    }
+async fn look(database: &Connection) -> Result<(u64, String), PgError> {
+    let mut session = Session::connect(database).await?;
+    let large_objects = inspect::large_objects(&mut session).await?;
+    let server = session.server().version.clone();
+    session.close().await;
+    Ok((large_objects, server))
 }
 
 /// What is proved by a restore that went through, and why it is not all.
@@ -333,11 +296,15 @@ fn verdict_of_error(error: &RestoreError) -> Option<Verdict> {
         RestoreError::MissingExtensions(_)
         | RestoreError::MissingRoles(_)
         | RestoreError::TooNew { .. }
+        | RestoreError::Refused(_)
+        | RestoreError::NoSpace { .. }
         | RestoreError::Prepare(PgError::NoClient { .. } | PgError::NoCodec { .. }) => {
             Some(Verdict::Unverifiable)
         }
-        // Such as a locale that the server does not have.
-        RestoreError::New(source) if source.is_refusal() => Some(Verdict::Unverifiable),
+        // Such as a locale that the server does not have, or roles that may not be made.
+        RestoreError::Prepare(source) | RestoreError::New(source) if source.is_refusal() => {
+            Some(Verdict::Unverifiable)
+        }
         _ => None,
     }
 }

@@ -1,8 +1,10 @@
 //! Why a restore failed, and what became of the target.
 
+use super::plan::Plan;
+use super::select::NotPicked;
 use crate::backup::BackupError;
-use crate::pg::PgError;
 use crate::pg::inspect::Compared;
+use crate::pg::{Blocker, PgError};
 use crate::vault::VaultError;
 
 /// Why a restore failed. Unless the error says otherwise, the target is as it was.
@@ -44,6 +46,23 @@ pub enum RestoreError {
         /// The extensions, with their owners.
         extensions: Vec<String>,
     },
+    /// The plan has something in the way.
+    #[error("prepare the restore: it would end in failure, so nothing was begun\n{}", .0.refusal())]
+    Refused(Box<Plan>),
+    /// The plan that was to be carried out is not the one that would be.
+    #[error(
+        "prepare the restore: what would happen is another plan by now ({}), since these changed: {}\n{}",
+        now.id, differences.join(", "), now.text()
+    )]
+    PlanChanged {
+        /// In which parts.
+        differences: Vec<&'static str>,
+        /// The plan as it is now.
+        now: Box<Plan>,
+    },
+    /// What was selected is not in the backup.
+    #[error("prepare the restore: {0}")]
+    Selection(NotPicked),
     /// The backup could not be fetched or proved.
     #[error("verify the backup before the target is touched")]
     Verify(#[source] VaultError),
@@ -78,6 +97,64 @@ pub enum RestoreError {
         /// Why.
         #[source]
         source: VaultError,
+    },
+    /// Somebody held a lock for longer than the load may wait.
+    #[error(
+        "load the backup over {database}: nothing was changed, the one transaction was rolled back, because it waited {} s for {}{}{}",
+        waited.as_secs(),
+        blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        blockers.first().map_or_else(String::new, |first| format!("\nhint: wait longer with --lock-wait, or end who blocks: SELECT pg_terminate_backend({})", first.pid)),
+        with_safety(safety.as_ref())
+    )]
+    LoadBlocked {
+        /// The target.
+        database: String,
+        /// How long it waited.
+        waited: std::time::Duration,
+        /// Who holds the locks.
+        blockers: Vec<Blocker>,
+        /// The safety backup's name.
+        safety: Option<String>,
+    },
+    /// The databases could not be swapped.
+    #[error("swap the databases: {database} is as it was, and the new one was dropped again{}", with_safety(safety.as_ref()))]
+    Swap {
+        /// The target.
+        database: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server went away when the swap was to be committed, and does not answer.
+    #[error(
+        "swap the databases: whether {database} was swapped is not known, because the server does not answer\n\
+         hint: once it does, pgseal doctor tells: where database {before} is there, it was{}", with_safety(safety.as_ref())
+    )]
+    SwapUnknown {
+        /// The target.
+        database: String,
+        /// What it is called now, if it was.
+        before: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server's disk has no room for a second database.
+    #[error(
+        "prepare the restore: a second database of some {} does not fit where the server keeps its data: {} has {} free\n\
+         hint: make room there, or restore with --mode in-place", mib(*.needed), place.display(), mib(*.free)
+    )]
+    NoSpace {
+        /// Bytes that the backup's database had.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Where.
+        place: std::path::PathBuf,
     },
     /// The restored rows are not the recorded ones, in a database that was dropped again.
     #[error("compare the restored rows with the manifest: {}; the new database was dropped again", shown(.0))]
@@ -152,6 +229,15 @@ impl RestoreError {
         )
     }
 
+    /// Whether the target was changed by then.
+    #[must_use]
+    pub const fn is_late(&self) -> bool {
+        matches!(
+            self,
+            Self::CountsInPlace { .. } | Self::Count { .. } | Self::SwapUnknown { .. }
+        )
+    }
+
     /// Whether it ended before anything was fetched, for a reason that only somebody's hand can mend.
     #[must_use]
     pub const fn is_preparation(&self) -> bool {
@@ -162,6 +248,10 @@ impl RestoreError {
                 | Self::MissingRoles(_)
                 | Self::MissingExtensions(_)
                 | Self::OthersExtensions { .. }
+                | Self::Refused(_)
+                | Self::PlanChanged { .. }
+                | Self::Selection(_)
+                | Self::NoSpace { .. }
         )
     }
 }
@@ -186,6 +276,10 @@ fn with_safety(safety: Option<&String>) -> String {
     safety
         .map(|name| format!("\nhint: the database as it was before is safety backup {name}"))
         .unwrap_or_default()
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 fn create_roles(roles: &[String]) -> String {

@@ -2,30 +2,45 @@
 //! target is touched.
 //!
 //! `new` fills a database under a working name and renames it only when its rows were compared with the manifest;
-//! `in-place` makes and proves a safety backup first, and then is one transaction.
+//! `swap` does the same beside the live one, behind a proved safety backup, and then swaps their names; `in-place` is
+//! one transaction, behind a safety backup too. `rollback` undoes a swap.
 
 mod compare;
 mod drill;
 mod error;
 mod fresh;
 mod in_place;
+mod kept;
+pub mod plan;
+mod roles;
+mod rollback;
 mod safety;
+mod select;
+mod swap;
 mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 pub use drill::{DrillRequest, Drilled, drill};
 pub use error::{Difference, RestoreError};
+pub use kept::{KeptError, drop_kept, drop_older, list_kept};
+pub use rollback::{RollbackError, RolledBack, rollback};
+pub use select::{NotPicked, Selection};
 use target::Target;
+
+use plan::{CarriedOut, Plan, PlanId, Subject, Way, Wishes};
 
 use crate::backup::Stages;
 use crate::model::connection::Connection;
+use crate::model::kept::KeptRecord;
+use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
 use crate::pg::inspect;
-use crate::pg::{Client, Codec, Load, LoadMode, dumped_by};
+use crate::pg::{Client, Codec, Load, LoadMode, Wanted, dumped_by, one_line};
 use crate::progress::Progress;
 use crate::vault::{Entry, Fetched, Limits, VaultError};
 
@@ -34,8 +49,33 @@ use crate::vault::{Entry, Fetched, Limits, VaultError};
 pub enum Mode {
     /// Into a database that does not exist yet.
     New,
+    /// Beside a database, whose place the new one takes when it is complete.
+    Swap,
     /// Over the content of a database, in one transaction.
     InPlace,
+}
+
+impl Mode {
+    /// The mode of a way that somebody asked for; `None`: whichever fits.
+    #[must_use]
+    pub const fn of(way: Way) -> Option<Self> {
+        match way {
+            Way::Auto => None,
+            Way::New => Some(Self::New),
+            Way::Swap => Some(Self::Swap),
+            Way::InPlace => Some(Self::InPlace),
+        }
+    }
+}
+
+impl From<Mode> for Way {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::New => Self::New,
+            Mode::Swap => Self::Swap,
+            Mode::InPlace => Self::InPlace,
+        }
+    }
 }
 
 /// Whether the target is backed up before it is replaced.
@@ -57,13 +97,22 @@ pub struct RestoreRequest {
     pub to: Connection,
     /// That database's name among the targets, for its safety backup.
     pub target: TargetName,
-    /// How.
-    pub mode: Mode,
-    /// Used by [`Mode::InPlace`]; a new database has nothing to save.
+    /// How; `None`: whichever fits.
+    pub mode: Option<Mode>,
+    /// Not used by [`Mode::New`]: there is nothing to save.
     pub safety: Safety,
     /// What a foreign object may become.
     pub limits: Limits,
+    /// What was decided about roles, entries and parts; how it goes there is `mode`.
+    pub wishes: Wishes,
+    /// The plan that is to be carried out, and no other.
+    pub plan: Option<PlanId>,
+    /// How long a load in place may wait for somebody's lock.
+    pub lock_wait: Duration,
 }
+
+/// A load in place holds what it has dropped, so whoever waits for it waits as long as it waits for others.
+pub const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,12 +121,18 @@ pub struct Restored {
     pub backup: String,
     /// The database it is in.
     pub database: String,
+    /// How it went there.
+    pub mode: Mode,
+    /// Why so.
+    pub mode_reason: String,
     /// Tables and rows that were compared with the manifest; `None` where it has no counts.
     pub compared: Option<(usize, u64)>,
     /// Bytes of the archive.
     pub plain_bytes: u64,
     /// The safety backup's name.
     pub safety_backup: Option<String>,
+    /// What was there before, under its name of now; a rollback brings it back.
+    pub kept: Option<KeptRecord>,
     /// What an administrator should know.
     pub warnings: Vec<String>,
 }
@@ -100,10 +155,15 @@ pub async fn run(
     let lock = inspect::TargetLock::take(&proven.to)
         .await
         .map_err(RestoreError::Prepare)?;
+    let made = roles::make(&proven.to, &proven.plan).await?;
     let restored = match proven.mode {
         Mode::New => fresh::run(&proven, stages, progress, cancel).await,
+        Mode::Swap => swap::run(&proven, stages, progress, cancel).await,
         Mode::InPlace => in_place::run(&proven, stages, progress, cancel).await,
     };
+    if restored.as_ref().is_err_and(|error| !error.is_late()) {
+        made.undo(&proven.to).await;
+    }
     if let Some(lock) = lock {
         lock.release().await;
     }
@@ -111,9 +171,11 @@ pub async fn run(
         compared,
         plain_bytes,
         safety_backup,
+        kept,
         warnings: of_load,
     } = restored?;
     let mut warnings = proven.warnings;
+    warnings.extend(made.report(&proven.plan));
     warnings.extend(of_load);
     if proven.fetched.manifest().is_none() {
         warnings.push(
@@ -123,11 +185,50 @@ pub async fn run(
     Ok(Restored {
         backup: proven.fetched.name().to_owned(),
         database,
+        mode: proven.mode,
+        mode_reason: proven.plan.mode_reason,
         compared,
         plain_bytes,
         safety_backup,
+        kept,
         warnings,
     })
+}
+
+/// Says what a restore would do, and changes nothing. A foreign backup has to be fetched and authenticated for it.
+///
+/// # Errors
+/// The server or the store fails, or what was selected is not in the backup.
+pub async fn planned(
+    stages: &Stages,
+    entry: Entry,
+    to: &Connection,
+    wishes: &Wishes,
+    limits: Limits,
+    progress: &Arc<Progress>,
+) -> Result<Plan, RestoreError> {
+    if let Entry::Complete(manifest) = &entry {
+        progress.start_stage("look at the target");
+        return plan::look(to, Subject::of(manifest), wishes).await;
+    }
+    let listed = async {
+        let fetched = stages.vault.fetch(entry, progress).await?;
+        stages
+            .vault
+            .authenticate(&fetched, limits, progress)
+            .await?;
+        let client = stages.clients.newest()?;
+        let list = stages.vault.archive_list(&fetched, client, limits).await?;
+        Ok((fetched, list))
+    };
+    let (fetched, list) = listed.await.map_err(RestoreError::Verify)?;
+    progress.start_stage("look at the target");
+    let subject = Subject {
+        name: fetched.name(),
+        manifest: fetched.manifest(),
+        list: &list,
+    };
+    plan::look(to, subject, wishes).await
 }
 
 /// A backup that was proved, and a target that was looked at.
@@ -141,12 +242,38 @@ struct Proven {
     client: Client,
     list: String,
     warnings: Vec<String>,
+    plan: Plan,
+    wishes: Wishes,
+    carried_out: CarriedOut,
+    lock_wait: Duration,
+}
+
+impl Proven {
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            name: self.fetched.name(),
+            manifest: self.fetched.manifest(),
+            list: &self.list,
+        }
+    }
+
+    /// The manifest as far as rows are compared with it: of a selection, only the tables that were selected.
+    fn counted(&self) -> Option<Manifest> {
+        let mut manifest = self.fetched.manifest()?.clone();
+        if let Some(tables) = &self.carried_out.tables {
+            manifest
+                .tables
+                .retain(|table| tables.contains(&(one_line(&table.schema), one_line(&table.name))));
+        }
+        Some(manifest)
+    }
 }
 
 struct Loaded {
     compared: Option<(usize, u64)>,
     plain_bytes: u64,
     safety_backup: Option<String>,
+    kept: Option<KeptRecord>,
     warnings: Vec<String>,
 }
 
@@ -163,19 +290,35 @@ async fn prove(
         mode,
         safety,
         limits,
+        mut wishes,
+        plan: wanted_plan,
+        lock_wait,
     } = request;
+    wishes.way = mode.map_or(Way::Auto, Way::from);
     progress.start_stage("look at the target");
-    let mut target = Target::look(&to, mode)
+    let manifest = match &entry {
+        Entry::Complete(manifest) => Some(&**manifest),
+        _ => None,
+    };
+    let choice = plan::way(&to, manifest, &wishes).await?;
+    let mode = Mode::of(choice.way).unwrap_or(Mode::InPlace);
+    wishes.way = mode.into();
+    let mut target = Target::look(&to, mode, &safety)
         .await
         .map_err(RestoreError::Prepare)?;
     let warnings = match &entry {
-        Entry::Complete(manifest) => target.suits(manifest).await?,
+        Entry::Complete(manifest) => target.suits(manifest, &wishes).await?,
         _ => Vec::new(),
     };
     let server = target.server_major();
     // The host that answered is the one that everything else talks to.
     let to = target.connection();
     target.close().await;
+    if let Entry::Complete(manifest) = &entry {
+        // Before the long fetch, and once more with the archive at hand.
+        let plan = plan::look(&to, Subject::of(manifest), &wishes).await?;
+        require(plan, wanted_plan.as_ref())?;
+    }
 
     let fetched = stages
         .vault
@@ -196,7 +339,19 @@ async fn prove(
         .await
         .map_err(RestoreError::Prepare)?
         .clone();
+    let subject = Subject {
+        name: fetched.name(),
+        manifest: fetched.manifest(),
+        list: &list,
+    };
+    let (plan, carried_out) = plan::look_closely(&to, subject, &wishes).await?;
+    let mut plan = require(plan, wanted_plan.as_ref())?;
+    plan.mode_reason = choice.reason;
     Ok(Proven {
+        plan,
+        wishes,
+        carried_out,
+        lock_wait,
         fetched,
         to,
         target: name,
@@ -209,6 +364,21 @@ async fn prove(
     })
 }
 
+/// The plan, if it can be carried out and is the one that was wanted.
+fn require(plan: Plan, wanted: Option<&PlanId>) -> Result<Plan, RestoreError> {
+    if let Some(wanted) = wanted.filter(|wanted| **wanted != plan.id) {
+        return Err(RestoreError::PlanChanged {
+            differences: wanted.differences(&plan.id),
+            now: Box::new(plan),
+        });
+    }
+    if plan.is_possible {
+        Ok(plan)
+    } else {
+        Err(RestoreError::Refused(Box::new(plan)))
+    }
+}
+
 async fn load(
     proven: &Proven,
     mode: LoadMode<'_>,
@@ -218,7 +388,11 @@ async fn load(
     if let Some(manifest) = proven.fetched.manifest() {
         progress.set_tables_total(manifest.tables.len() as u64);
     }
-    let load = Load::start(&proven.client, mode, progress)?;
+    let wanted = Wanted {
+        list: proven.carried_out.list.as_deref(),
+        ownership: roles::ownership(&proven.plan),
+    };
+    let load = Load::start_of(&proven.client, mode, wanted, progress)?;
     let (opened, warnings) = stages
         .vault
         .load(&proven.fetched, load, proven.limits, progress)

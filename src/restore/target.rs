@@ -1,9 +1,11 @@
 //! What is looked at on the target before anything is fetched.
 
-use super::{Mode, RestoreError};
-use crate::model::connection::{Connection, NAME_BYTES_MAX};
-use crate::model::ids::Uid;
-use crate::model::manifest::Manifest;
+use std::path::Path;
+
+use super::plan::{MissingRoles, Wishes};
+use super::{Mode, RestoreError, Safety};
+use crate::model::connection::Connection;
+use crate::model::manifest::{DatabaseFacts, Manifest};
 use crate::pg::inspect::{self, OfferedExtension, Session};
 use crate::pg::{PgError, dumped_by};
 
@@ -18,7 +20,11 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) async fn look(to: &Connection, mode: Mode) -> Result<Self, PgError> {
+    pub(super) async fn look(
+        to: &Connection,
+        mode: Mode,
+        safety: &Safety,
+    ) -> Result<Self, PgError> {
         let database = to.database().to_owned();
         let session = match mode {
             Mode::New => {
@@ -28,6 +34,7 @@ impl Target {
                 }
                 session
             }
+            Mode::Swap => beside(to, safety).await?,
             Mode::InPlace => {
                 let mut session = Session::connect(to).await?;
                 inspect::require_unpooled(&mut session).await?;
@@ -51,20 +58,55 @@ impl Target {
     }
 
     /// Whether this server can take what the manifest describes, and what an administrator should know of it.
-    pub(super) async fn suits(&mut self, manifest: &Manifest) -> Result<Vec<String>, RestoreError> {
+    pub(super) async fn suits(
+        &mut self,
+        manifest: &Manifest,
+        wishes: &Wishes,
+    ) -> Result<Vec<String>, RestoreError> {
         if let Some(archive) = dumped_by(&manifest.archive_list) {
             reads(self.server_major(), archive)?;
         }
         let roles = inspect::missing_roles(&mut self.session, &manifest.database.roles).await;
         let roles = roles.map_err(RestoreError::Prepare)?;
-        if !roles.is_empty() {
+        let is_decided =
+            wishes.missing_roles != MissingRoles::Refuse || !wishes.role_map.is_empty();
+        if !roles.is_empty() && !is_decided {
             return Err(RestoreError::MissingRoles(roles));
         }
-        self.suits_extensions(manifest).await
+        if self.mode != Mode::InPlace {
+            self.has_room(&manifest.database).await?;
+        }
+        self.suits_extensions(manifest, wishes).await
+    }
+
+    /// Whether a second database fits, where that can be known.
+    async fn has_room(&mut self, facts: &DatabaseFacts) -> Result<(), RestoreError> {
+        let tablespace = facts.tablespace.as_deref();
+        let place = inspect::data_folder(&mut self.session, tablespace).await;
+        // A folder of another machine says nothing, nor does one that cannot be looked at.
+        let Some((place, free)) = place
+            .map_err(RestoreError::Prepare)?
+            .and_then(|place| bytes_free(&place).map(|free| (place, free)))
+        else {
+            return Ok(());
+        };
+        let needed = facts.size_bytes;
+        if free < needed {
+            return Err(RestoreError::NoSpace {
+                needed,
+                free,
+                place,
+            });
+        }
+        Ok(())
     }
 
     /// In place, extensions are dropped and made anew, which only their owners may.
-    async fn suits_extensions(&mut self, manifest: &Manifest) -> Result<Vec<String>, RestoreError> {
+    async fn suits_extensions(
+        &mut self,
+        manifest: &Manifest,
+        wishes: &Wishes,
+    ) -> Result<Vec<String>, RestoreError> {
         let mut wanted = manifest.database.extensions.clone();
         // Every database has it from its beginning, and no archive makes it.
         wanted.remove("plpgsql");
@@ -80,6 +122,10 @@ impl Target {
         }
         let others: Vec<String> = extensions
             .iter()
+            .filter(|extension| {
+                // One that has the backup's version already may stay, once that was accepted.
+                !wishes.accept_left_out || extension.installed.as_ref() != Some(&extension.recorded)
+            })
             .filter_map(|extension| {
                 let owner = extension.others.as_ref()?;
                 Some(format!("{} (owner {owner})", extension.name))
@@ -117,33 +163,39 @@ pub(super) const fn reads(server: u32, archive: u32) -> Result<(), RestoreError>
     Ok(())
 }
 
-/// `{database}__restore_{id}`, the database's part cut so that the name stays within PostgreSQL's limit.
-pub(super) fn working_name(database: &str, uid: Uid) -> String {
-    let suffix = format!("__restore_{}", uid.short());
-    let mut keep = database.len().min(NAME_BYTES_MAX - suffix.len());
-    while !database.is_char_boundary(keep) {
-        keep -= 1;
+/// A session beside a database that is to be swapped, once nothing stands in the way of that.
+async fn beside(to: &Connection, safety: &Safety) -> Result<Session, PgError> {
+    let mut session = inspect::maintenance_session(to).await?;
+    inspect::require_unpooled(&mut session).await?;
+    if !inspect::database_exists(&mut session, to.database()).await? {
+        return Err(PgError::NoSuchDatabase(to.database().to_owned()));
     }
-    format!("{}{suffix}", &database[..keep])
+    let mut found = inspect::hangs_on_identity(&mut session, to.database()).await?;
+    found.extend(inspect::may_swap(&mut session, to.database()).await?);
+    let to = session.connection().with_database(to.database());
+    match inspect::holds_catalog(&to).await {
+        Ok(catalog) => found.extend(catalog),
+        // Without a safety backup, a database that lets nobody in any more is replaced as it is.
+        Err(error) if *safety == Safety::Skip => {
+            tracing::warn!(%error, "The database cannot be looked into; it is set aside unseen");
+        }
+        Err(error) => return Err(error),
+    }
+    if found.is_empty() {
+        Ok(session)
+    } else {
+        Err(PgError::Preflight(found))
+    }
+}
+
+fn bytes_free(place: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(place).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn working_names_fit_and_differ() {
-        let now = time::macros::datetime!(2026-11-24 01:02:03 UTC);
-        let short = working_name("shop", Uid::new(now));
-        assert!(short.starts_with("shop__restore_"), "{short}");
-        let long = "ü".repeat(40);
-        let (one, other) = (
-            working_name(&long, Uid::new(now)),
-            working_name(&long, Uid::new(now)),
-        );
-        assert!(one.len() <= NAME_BYTES_MAX);
-        assert_ne!(one, other);
-    }
 
     #[test]
     fn archives_of_17_stay_out_of_older_servers() {

@@ -14,6 +14,7 @@ use crate::queue::QueueError;
 use crate::queue::maintenance::{Abandoned, Verdict};
 use crate::queue::rq::names::{JobId, WorkerName};
 use crate::reconcile;
+use crate::restore;
 use crate::vault::{Entry, Selector, VaultError};
 
 /// How often jobs that are due are put into their queues, where none is known to be due sooner.
@@ -35,6 +36,7 @@ impl Worker {
             if compared.is_none_or(|at| at.elapsed() >= self.times.reconcile) {
                 compared = Some(Instant::now());
                 self.compare_bucket().await;
+                self.drop_replaced().await;
             }
             tokio::time::sleep(self.times.maintenance).await;
         }
@@ -208,6 +210,31 @@ impl Worker {
                 }
             };
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Drops what restores and rollbacks set aside, once it is old enough; of this worker's own targets only.
+    async fn drop_replaced(&self) {
+        let Some(keep) = self.times.keep_replaced else {
+            return;
+        };
+        for database in self.targets.values() {
+            match restore::drop_older(database, self.now() - keep).await {
+                Ok((dropped, failed)) => {
+                    for database in dropped {
+                        tracing::info!(
+                            database,
+                            "Housekeeping dropped what a restore had replaced"
+                        );
+                    }
+                    for error in failed {
+                        tracing::warn!(reason = explain(&error), "Housekeeping: a kept database");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(reason = explain(&error), "Housekeeping: kept databases");
+                }
+            }
         }
     }
 

@@ -71,6 +71,8 @@ pub struct Times {
     pub lease: Duration,
     /// Between two comparisons of bucket and catalog.
     pub reconcile: Duration,
+    /// How long a database that a restore replaced is kept; `None`: until somebody drops it.
+    pub keep_replaced: Option<Duration>,
     /// How long the job at hand may go on after a request to end.
     pub grace: Duration,
 }

@@ -84,6 +84,7 @@ impl Worker {
                 () = tokio::time::sleep(CLEAN_UP_WITHIN) => {}
                 () = stop.cold.cancelled() => tokio::time::sleep(CLEAN_UP_WITHIN_COLD).await,
             }
+            running.progress.until_leavable().await;
         };
         // While it cleans up it is still ours.
         tokio::select! {

@@ -16,6 +16,7 @@ use crate::dispatch::BackupWanted;
 use crate::model::connection::Connection;
 use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, RestoreId};
+use crate::model::kept::{KeptRecord, LandingId};
 use crate::model::kind::BackupKind;
 use crate::model::manifest::{Manifest, Requested};
 use crate::model::object_key::ObjectKey;
@@ -23,7 +24,10 @@ use crate::model::target::{TARGET_DEFAULT, TargetName};
 use crate::progress::Progress;
 use crate::queue::consumer::{Ending as Told, Taken};
 use crate::queue::value::Value;
-use crate::restore::{self, Mode, RestoreError, RestoreRequest, Restored, Safety};
+use crate::restore::plan::Wishes;
+use crate::restore::{
+    self, LOCK_WAIT_DEFAULT, Mode, RestoreError, RestoreRequest, Restored, Safety,
+};
 use crate::vault::{Limits, Selector, VaultError};
 
 /// A job whose target is busy is looked at again after so long.
@@ -239,6 +243,9 @@ impl Worker {
         let cancel = running.cancel.clone();
         // Finding the backup may take a store's bad half hour, so that is part of what is vouched for.
         let work = async {
+            if row.mode == RestoreMode::Rollback {
+                return self.roll_back(&row, &progress).await;
+            }
             let asked = cancel.run_until_cancelled(self.restore_request(&row)).await;
             let request = asked.ok_or(Unrestored::Interrupted)?;
             let request = request.map_err(Unrestored::Failed)?;
@@ -273,12 +280,11 @@ impl Worker {
     async fn restore_request(&self, row: &RestoreRow) -> Result<RestoreRequest, String> {
         let (to, _) = self.target(&row.target)?;
         let mode = match row.mode {
-            RestoreMode::InPlace => Mode::InPlace,
-            other => {
-                return Err(format!(
-                    "this pgseal does not know the restore mode {other} for jobs\nhint: ask for in-place, or use pgseal restore"
-                ));
-            }
+            RestoreMode::InPlace => Some(Mode::InPlace),
+            RestoreMode::Swap => Some(Mode::Swap),
+            RestoreMode::New => Some(Mode::New),
+            RestoreMode::Auto => None,
+            RestoreMode::Rollback => return Err("a rollback restores no backup".to_owned()),
         };
         let key = self.object_key(row.backup_id).await?;
         let entry = self.stages.vault.find(&Selector::Key(key)).await;
@@ -293,6 +299,45 @@ impl Worker {
             mode,
             safety,
             limits: Limits::default(),
+            wishes: Wishes::default(),
+            plan: None,
+            lock_wait: LOCK_WAIT_DEFAULT,
+        })
+    }
+
+    /// Undoes an earlier restore by the database that it set aside. That takes a moment, and nothing interrupts it.
+    async fn roll_back(
+        &self,
+        row: &RestoreRow,
+        progress: &Progress,
+    ) -> Result<Restored, Unrestored> {
+        progress.start_stage("swap the databases back");
+        let undone = match row.undoes {
+            Some(id) => self.dispatch.catalog.restore(id).await,
+            None => Ok(None),
+        };
+        let undone = undone.map_err(|error| Unrestored::Failed(explain(&error)))?;
+        let id = undone
+            .and_then(|undone| undone.kept_database)
+            .and_then(|name| LandingId::parse(name.rsplit('_').next()?));
+        let id = id.ok_or_else(|| {
+            Unrestored::Failed("the restore that is to be undone set no database aside".to_owned())
+        })?;
+        progress.set_finishing(true);
+        let (to, _) = self.target(&row.target).map_err(Unrestored::Failed)?;
+        let done = restore::rollback(&to, Some(&id), self.now()).await;
+        progress.set_finishing(false);
+        let done = done.map_err(|error| Unrestored::Failed(explain(&error)))?;
+        Ok(Restored {
+            backup: done.back.backup,
+            database: done.database,
+            mode: Mode::Swap,
+            mode_reason: "the database that was set aside has its name back".to_owned(),
+            compared: None,
+            plain_bytes: 0,
+            safety_backup: None,
+            kept: done.kept,
+            warnings: Vec::new(),
         })
     }
 
@@ -309,6 +354,7 @@ impl Worker {
     async fn restored(&self, row: &RestoreRow, lease: &Lease, restored: &Restored) -> Ending {
         let facts = RestoreFacts {
             database: restored.database.clone(),
+            kept_database: restored.kept.as_ref().map(KeptRecord::name),
             compared: restored.compared.map(|(tables, rows)| Compared {
                 tables: u32::try_from(tables).unwrap_or(u32::MAX),
                 rows,

@@ -171,7 +171,7 @@ fn a_restore_without_a_body_brings_everything_back_and_is_undone() {
     let location = answer.header("location").unwrap().to_owned();
     assert_eq!(
         (&asked["status"], &asked["mode"]),
-        (&json!("waiting"), &json!("in-place"))
+        (&json!("waiting"), &json!("auto"))
     );
     let safety = asked["safety_backup_id"].as_i64().unwrap();
     api.problem(409, "backup_needed", ("DELETE", &at(id, "?force=true"), ""));
@@ -190,7 +190,11 @@ fn a_restore_without_a_body_brings_everything_back_and_is_undone() {
     );
 
     let undone = api.json(202, "POST", &format!("{location}/rollback"), "");
-    assert_eq!(undone["backup_id"], safety);
+    // Nothing spoke against a swap, so what was there is beside it and comes back by its name.
+    assert_eq!(
+        (&undone["mode"], &undone["undoes"]),
+        (&json!("rollback"), &restored["id"])
+    );
     api.service.burst();
     assert_same(&second, &Content::of(server, &database.name));
     let list = api.json(
@@ -206,7 +210,7 @@ fn a_restore_without_a_body_brings_everything_back_and_is_undone() {
         &format!("{BACKUPS}/restores?backup_id={id}"),
         "",
     );
-    assert_eq!(of_one["items"][0]["id"], restored["id"]);
+    assert_eq!(of_one["items"][1]["id"], restored["id"]);
     // What was restored stays recorded when the backup is gone.
     let restore_id = restored["id"].as_i64().unwrap();
     assert_eq!(api.ask("DELETE", &at(id, "?force=true"), "").status, 204);
@@ -255,7 +259,7 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
         json!({"confirm": name.to_uppercase()}),
     );
     for body in [
-        json!({"mode": "swap"}),
+        json!({"mode": "sideways"}),
         json!({"url": "postgres://x"}),
         json!({"confirm": 1}),
         json!([]),
@@ -271,6 +275,18 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
         (&plan["database"], &plan["confirm"]),
         (&json!(name), &Value::Null)
     );
+    // What would happen to the database as it is now; nothing is asked for by that.
+    let changes = &plan["changes"];
+    assert_eq!(
+        (
+            &changes["to"]["database"],
+            &changes["asked"],
+            &changes["mode"]
+        ),
+        (&json!(name), &json!("auto"), &json!("swap")),
+        "{plan}"
+    );
+    assert_eq!(changes["is_possible"], true, "{plan}");
     let shown = api.service.pgseal.json(&["show", "latest"]);
     assert_eq!(
         plan["tables_total"],

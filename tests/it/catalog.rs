@@ -419,6 +419,7 @@ async fn a_restore_waits_for_its_safety_backup() {
     let lease = taken(&catalog, Task::Restore(restore.id)).await;
     let facts = RestoreFacts {
         database: "shop".to_owned(),
+        kept_database: Some("shop_before_0123abcd".to_owned()),
         compared: Some(Compared { tables: 2, rows: 9 }),
         plain_bytes: 1000,
         warnings: vec!["w".to_owned()],

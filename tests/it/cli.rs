@@ -26,8 +26,8 @@ fn help_teaches() {
     }
     let mut texts = String::new();
     for command in [
-        "backup", "list", "show", "verify", "restore", "fetch", "delete", "doctor", "migrate",
-        "catalog",
+        "backup", "list", "show", "verify", "restore", "rollback", "kept", "fetch", "delete",
+        "doctor", "migrate", "catalog",
     ] {
         texts += &format!("$ pgseal {command} -h\n{}\n", pgseal.ok(&[command, "-h"]));
     }
@@ -97,7 +97,22 @@ fn wrong_usage_and_settings_end_with_their_codes() {
     let mut pgseal = Pgseal::new();
     pgseal.fails(2, &["backup", "--nonsense"]);
     pgseal.fails(2, &["backup", "--label", "novalue", &source.url]);
-    pgseal.fails(2, &["restore", "latest", "--to", &source.url]);
+    pgseal.fails(
+        2,
+        &[
+            "restore",
+            "latest",
+            "--to",
+            &source.url,
+            "--mode",
+            "sideways",
+        ],
+    );
+    let said = pgseal.fails(
+        2,
+        &["restore", "latest", "--to", &source.url, "--plan-id", "7"],
+    );
+    assert!(said.contains("no plan's id"), "{said}");
     pgseal.fails(
         2,
         &["backup", "--label", "a=1", "--label", "a=2", &source.url],

@@ -372,6 +372,7 @@ async fn worker(service: &Service) -> Worker {
             maintenance: Duration::from_secs(1),
             lease: Duration::from_secs(5),
             reconcile: Duration::from_secs(3600),
+            keep_replaced: None,
             grace: Duration::from_secs(1),
         },
         alive_folder: service.pgseal.file("spool"),

@@ -129,11 +129,15 @@ fn properties_of_the_database_itself_come_back() {
          ALTER DATABASE {name} CONNECTION LIMIT 17; COMMENT ON DATABASE {name} IS 'the shop''s';
          ALTER ROLE postgres IN DATABASE {name} SET work_mem TO '7MB'"
     ));
+    server.psql("postgres", "CREATE ROLE props_owner");
+    source.psql(&format!(
+        "ALTER DATABASE {name} OWNER TO props_owner; REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"
+    ));
     let facts = |database: &str| {
         server.psql(
             "postgres",
             &format!(
-                "SELECT d.datconnlimit, shobj_description(d.oid, 'pg_database'), pg_encoding_to_char(encoding), datcollate,
+                "SELECT pg_get_userbyid(d.datdba), d.datacl, d.datconnlimit, shobj_description(d.oid, 'pg_database'), pg_encoding_to_char(encoding), datcollate,
                  (SELECT array_agg(setrole || ' ' || setconfig::text ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = d.oid)
                  FROM pg_database d WHERE datname = '{database}'"
             ),
@@ -145,6 +149,13 @@ fn properties_of_the_database_itself_come_back() {
     pgseal.ok(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
     assert_eq!(facts(&target.name), facts(name));
     assert!(facts(name).contains("7MB") && facts(name).contains("it's"));
+    assert!(
+        facts(name).starts_with("props_owner|{=T/props_owner"),
+        "{}",
+        facts(name)
+    );
+    drop((source, target));
+    server.psql("postgres", "DROP ROLE props_owner");
 }
 
 #[test]

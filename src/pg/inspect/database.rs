@@ -1,7 +1,8 @@
-//! Creating and dropping whole databases, for `--mode new`.
+//! Creating and dropping whole databases, and what belongs to a database beside its content.
 
 use sqlx::Row as _;
 
+use super::acl;
 use super::session::Session;
 use crate::model::manifest::DatabaseFacts;
 use crate::pg::error::PgError;
@@ -22,8 +23,8 @@ pub async fn database_exists(maintenance: &mut Session, name: &str) -> Result<bo
         .map_err(|source| PgError::Query { doing, source })
 }
 
-/// Creates a database from template0, with the encoding and locale that `facts` recorded; without them, with the
-/// server's own.
+/// Creates a database from template0, with the encoding, locale and tablespace that `facts` recorded; without them, with
+/// the server's own. What the server does not have of that comes back as a warning.
 ///
 /// # Errors
 /// It exists, or the server refuses.
@@ -31,37 +32,35 @@ pub async fn create_database(
     maintenance: &mut Session,
     name: &str,
     facts: Option<&DatabaseFacts>,
-) -> Result<(), PgError> {
+) -> Result<Option<String>, PgError> {
     if database_exists(maintenance, name).await? {
         return Err(PgError::DatabaseExists(name.to_owned()));
     }
     let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", identifier(name));
+    let mut warning = None;
     if let Some(facts) = facts {
         sql.push_str(&locale_clauses(facts, maintenance.server().major()));
+        if let Some(tablespace) = &facts.tablespace {
+            if may_use_tablespace(maintenance, tablespace).await? {
+                sql.push_str(&format!(" TABLESPACE {}", identifier(tablespace)));
+            } else {
+                warning = Some(format!(
+                    "the database was in tablespace {tablespace}, which this server does not have or this role may not use: it is in the default one"
+                ));
+            }
+        }
     }
-    maintenance.run("create the database", &sql).await
+    maintenance.run("create the database", &sql).await?;
+    Ok(warning)
 }
 
-/// Gives a database its final name. It has it at once and as a whole, or not at all.
-///
-/// # Errors
-/// The name was taken meanwhile, or somebody is connected.
-pub async fn rename_database(
-    maintenance: &mut Session,
-    from: &str,
-    to: &str,
-) -> Result<(), PgError> {
-    if database_exists(maintenance, to).await? {
-        return Err(PgError::DatabaseExists(to.to_owned()));
-    }
+async fn may_use_tablespace(maintenance: &mut Session, name: &str) -> Result<bool, PgError> {
     let sql = format!(
-        "ALTER DATABASE {} RENAME TO {}",
-        identifier(from),
-        identifier(to)
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_tablespace WHERE spcname = {} \
+            AND pg_catalog.has_tablespace_privilege(oid, 'CREATE'))",
+        literal(name)
     );
-    maintenance
-        .run("give the database its final name", &sql)
-        .await
+    maintenance.value("look for the tablespace", &sql).await
 }
 
 /// Drops a database that this program created, and the sessions in it.
@@ -82,8 +81,8 @@ pub async fn drop_database(maintenance: &mut Session, name: &str) -> Result<(), 
         .await
 }
 
-/// Gives the new database what the archive itself cannot: comment, settings and connection limit. What the role may
-/// not set is returned as a warning, not an error: the data is there.
+/// Gives the new database what the archive itself cannot: owner, privileges, settings and connection limit; the comment
+/// is written when it gets its name. What the role may not set is returned as a warning, not an error: the data is there.
 pub async fn apply_properties(
     maintenance: &mut Session,
     name: &str,
@@ -91,12 +90,7 @@ pub async fn apply_properties(
 ) -> Vec<String> {
     let database = identifier(name);
     let mut statements = Vec::new();
-    if let Some(comment) = &facts.comment {
-        statements.push(format!(
-            "COMMENT ON DATABASE {database} IS {}",
-            literal(comment)
-        ));
-    }
+    let mut warnings = Vec::new();
     if facts.connection_limit >= 0 {
         statements.push(format!(
             "ALTER DATABASE {database} CONNECTION LIMIT {}",
@@ -117,7 +111,25 @@ pub async fn apply_properties(
                 .filter_map(|setting| set_statement(&alter, setting)),
         );
     }
-    let mut warnings = Vec::new();
+    match may_give_to(maintenance, &facts.owner).await {
+        Ok(true) => statements.push(format!(
+            "ALTER DATABASE {database} OWNER TO {}",
+            identifier(&facts.owner)
+        )),
+        Ok(false) => warnings.push(format!(
+            "the database is owned by {}, not by {}: run ALTER DATABASE ... OWNER TO as a superuser",
+            maintenance.connection().role(),
+            facts.owner
+        )),
+        Err(error) => warnings.push(format!("the owner is not set: {error}")),
+    }
+    // Behind the owner, who is the grantor then.
+    if let Some(acl) = &facts.acl {
+        match acl::statements(&database, &facts.owner, acl) {
+            Ok(grants) => statements.extend(grants),
+            Err(item) => warnings.push(format!("privilege not applied: {item}")),
+        }
+    }
     for statement in statements {
         if let Err(error) = maintenance
             .run("apply the database's properties", &statement)
@@ -130,6 +142,27 @@ pub async fn apply_properties(
         }
     }
     warnings
+}
+
+/// Whether this role may give a database to `owner` and still rename it then.
+async fn may_give_to(maintenance: &mut Session, owner: &str) -> Result<bool, PgError> {
+    let set = if maintenance.server().major() >= 16 {
+        " AND pg_catalog.pg_has_role(oid, 'SET')"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {} \
+            AND pg_catalog.pg_has_role(oid, 'USAGE'){set})",
+        literal(owner)
+    );
+    maintenance.value("look for the owner", &sql).await
+}
+
+/// The statement that gives a database its comment, or takes it away.
+pub(super) fn comment_statement(name: &str, comment: Option<&str>) -> String {
+    let text = comment.map_or_else(|| "NULL".to_owned(), literal);
+    format!("COMMENT ON DATABASE {} IS {text}", identifier(name))
 }
 
 /// `name=value` as the catalog has it. Lists of identifiers are kept quoted there, and are not to be quoted again
@@ -183,7 +216,7 @@ pub(super) fn identifier(name: &str) -> String {
 }
 
 /// As PostgreSQL's `quote_literal`.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') {
         format!("E'{}'", quoted.replace('\\', "\\\\"))

@@ -43,19 +43,10 @@ impl TargetLock {
         {
             return Ok(Some(Self { session }));
         }
-        let sql = "SELECT pid FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted \
-                   AND classid = 1885827941 AND objid::bigint = (pg_catalog.hashtext($1)::bigint & 4294967295)";
-        let holder = sqlx::query(sql)
-            .persistent(false)
-            .bind(target.database())
-            .fetch_optional(&mut session.inner)
-            .await;
-        let pid = holder
-            .map_err(query)?
-            .map_or(0, |row| row.try_get(0).unwrap_or(0));
+        let pid = holder(&mut session, target.database()).await?;
         Err(PgError::Busy {
             database: target.database().to_owned(),
-            pid,
+            pid: pid.unwrap_or(0),
         })
     }
 
@@ -63,6 +54,24 @@ impl TargetLock {
     pub async fn release(self) {
         self.session.close().await;
     }
+}
+
+/// The server process of the backup or restore that is at work on a database; `None`: none is.
+///
+/// # Errors
+/// The server refuses.
+pub async fn holder(maintenance: &mut Session, database: &str) -> Result<Option<i32>, PgError> {
+    let doing = "look for the lock of the database";
+    let sql = "SELECT pid FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted \
+               AND classid = 1885827941 AND objid::bigint = (pg_catalog.hashtext($1)::bigint & 4294967295)";
+    let holder = sqlx::query(sql)
+        .persistent(false)
+        .bind(database)
+        .fetch_optional(&mut maintenance.inner)
+        .await;
+    holder
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .map_err(|source| PgError::Query { doing, source })
 }
 
 /// A session beside the target, in a database that every server has: what works on a whole database cannot run inside

@@ -1,25 +1,36 @@
 //! What is asked of a server over a session of our own: the only SQL that runs in the user's database.
 
+mod acl;
 mod catalog_schema;
 mod counts;
 mod database;
 mod inventory;
+mod kept;
+mod live;
 mod lock;
 mod preflight;
-mod scratch;
+mod roles;
 mod session;
 mod snapshot;
+mod surroundings;
+mod swap;
 mod target;
+mod waiting;
 
 pub use catalog_schema::catalog_schemas;
 pub use counts::{Compared, Depth, Table, compare_counts, count_rows, tables, uncounted};
-pub use database::{
-    apply_properties, create_database, database_exists, drop_database, rename_database,
-};
+pub use database::{apply_properties, create_database, database_exists, drop_database};
 pub use inventory::{inventory, large_objects};
-pub use lock::{TargetLock, maintenance_session};
+pub use kept::{
+    KeptDatabase, database_comment, drop_unused_database, kept_databases, write_record,
+};
+pub use live::{Fixed, Hold, Live, LiveColumn, LiveObject, ObjectId, live};
+pub use lock::{TargetLock, holder, maintenance_session};
 pub use preflight::{preflight_dump, preflight_restore, require_unpooled};
-pub use scratch::{create_role, drop_role};
+pub use roles::{create_role, drop_role, grant_role, reassign};
 pub use session::{Server, Session};
 pub use snapshot::{blockers, open_snapshot};
-pub use target::{OfferedExtension, analyze, missing_roles, offered_extensions};
+pub use surroundings::{LiveDatabase, Surroundings, surroundings};
+pub use swap::{Renaming, hangs_on_identity, holds_catalog, may_swap, rename_together};
+pub use target::{OfferedExtension, analyze, data_folder, missing_roles, offered_extensions};
+pub use waiting::until_blocked;

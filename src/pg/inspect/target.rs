@@ -1,6 +1,7 @@
 //! What a restore asks of the server it goes to.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use sqlx::Row as _;
 
@@ -36,6 +37,8 @@ pub struct OfferedExtension {
     pub recorded: String,
     /// The version that the server would install; `None`: it cannot install any.
     pub offered: Option<String>,
+    /// The version that the session's database has already.
+    pub installed: Option<String>,
     /// Who owns the one that the session's database has, where that is somebody whom this role cannot act for.
     pub others: Option<String>,
 }
@@ -50,7 +53,8 @@ pub async fn offered_extensions(
 ) -> Result<Vec<OfferedExtension>, PgError> {
     let doing = "look for the backup's extensions";
     let sql = "SELECT w.name, w.version, a.default_version, \
-            CASE WHEN NOT pg_catalog.pg_has_role(e.extowner, 'USAGE') THEN pg_catalog.pg_get_userbyid(e.extowner)::text END \
+            CASE WHEN NOT pg_catalog.pg_has_role(e.extowner, 'USAGE') THEN pg_catalog.pg_get_userbyid(e.extowner)::text END, \
+            e.extversion \
         FROM unnest($1::text[], $2::text[]) w(name, version) \
         LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = w.name \
         LEFT JOIN pg_catalog.pg_extension e ON e.extname = w.name ORDER BY 1";
@@ -67,6 +71,7 @@ pub async fn offered_extensions(
             recorded: row.try_get(1)?,
             offered: row.try_get(2)?,
             others: row.try_get(3)?,
+            installed: row.try_get(4)?,
         })
     };
     rows.and_then(|rows| rows.iter().map(read).collect())
@@ -81,4 +86,46 @@ pub async fn analyze(session: &mut Session) -> Result<(), PgError> {
     session
         .run("gather the planner's statistics", "ANALYZE")
         .await
+}
+
+/// The folder that a new database's files go to. `None` where it is not on this machine, or this role may not know it.
+///
+/// # Errors
+/// The server refuses.
+pub async fn data_folder(
+    session: &mut Session,
+    tablespace: Option<&str>,
+) -> Result<Option<PathBuf>, PgError> {
+    let doing = "look for the server's data folder";
+    let host = &session.connection().hosts()[0];
+    let (place, port) = (host.address.as_ref().unwrap_or(&host.name), host.port);
+    if !(place.starts_with('/') || ["localhost", "127.0.0.1", "::1"].contains(&place.as_str())) {
+        return Ok(None);
+    }
+    let may = "SELECT pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE')";
+    if !session.value::<bool>(doing, may).await? {
+        return Ok(None);
+    }
+    let main: String = session
+        .value(doing, "SELECT pg_catalog.current_setting('data_directory')")
+        .await?;
+    let main = PathBuf::from(main);
+    // Behind a forwarded port the same path may be another machine's: the running server has written its port there.
+    let pid_file = std::fs::read_to_string(main.join("postmaster.pid")).unwrap_or_default();
+    if pid_file.lines().nth(3) != Some(&port.to_string()) {
+        return Ok(None);
+    }
+    let Some(tablespace) = tablespace else {
+        return Ok(Some(main));
+    };
+    let sql = "SELECT nullif(pg_catalog.pg_tablespace_location(oid), '') FROM pg_catalog.pg_tablespace WHERE spcname = $1";
+    let row = sqlx::query(sql)
+        .persistent(false)
+        .bind(tablespace)
+        .fetch_optional(&mut session.inner)
+        .await;
+    let location: Option<String> = row
+        .and_then(|row| row.map_or(Ok(None), |row| row.try_get(0)))
+        .map_err(|source| PgError::Query { doing, source })?;
+    Ok(Some(location.map_or(main, PathBuf::from)))
 }

@@ -56,6 +56,7 @@ pub fn restore_of(backup_id: BackupId, target: &str, safety: Safety) -> RestoreR
         backup_id,
         target: target.to_owned(),
         mode: RestoreMode::InPlace,
+        undoes: None,
         safety,
         requested_by: "somebody".to_owned(),
         time_limit: Duration::from_secs(600),

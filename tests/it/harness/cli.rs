@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,7 +39,8 @@ pub struct Run {
 pub struct Running {
     child: Owned,
     stdout: std::thread::JoinHandle<Vec<u8>>,
-    stderr: std::thread::JoinHandle<Vec<u8>>,
+    stderr: std::thread::JoinHandle<()>,
+    said: Arc<Mutex<Vec<u8>>>,
     command: String,
 }
 
@@ -212,15 +214,19 @@ impl Running {
             stdout.read_to_end(&mut all).unwrap();
             all
         });
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let saying = Arc::clone(&said);
         let stderr = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            stderr.read_to_end(&mut all).unwrap();
-            all
+            let mut piece = [0; 4096];
+            while let Ok(read @ 1..) = stderr.read(&mut piece) {
+                saying.lock().unwrap().extend_from_slice(&piece[..read]);
+            }
         });
         Self {
             child,
             stdout,
             stderr,
+            said,
             command: name,
         }
     }
@@ -232,6 +238,25 @@ impl Running {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until it has said this on stderr; `false`: it ended without.
+    pub fn until_said(&mut self, words: &str) -> bool {
+        loop {
+            // In this order: what it said before it ended is there once it has ended.
+            let is_running = self.is_running();
+            if !is_running {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let said = self.said.lock().unwrap().clone();
+            if String::from_utf8_lossy(&said).contains(words) {
+                return true;
+            }
+            if !is_running {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -253,7 +278,8 @@ impl Running {
             std::thread::sleep(Duration::from_millis(5));
         };
         let stdout = self.stdout.join().unwrap();
-        let stderr = String::from_utf8_lossy(&self.stderr.join().unwrap()).into_owned();
+        self.stderr.join().unwrap();
+        let stderr = String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned();
         let command = self.command;
         Run {
             code: status.code().unwrap_or(-1),

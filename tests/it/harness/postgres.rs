@@ -24,6 +24,10 @@ pub struct Postgres {
     major: u32,
     folder: TempDir,
     port: u16,
+    /// What of its files is on a disk of this size, as `mount -o` takes it.
+    small_space: Option<(PathBuf, String)>,
+    /// Settings of its own, behind those of all.
+    settings: String,
     /// Ends the server when the test process is gone, however it went: its stdin is a pipe that we hold.
     watchdog: Child,
 }
@@ -62,6 +66,28 @@ impl Postgres {
 
     /// A server of one test's own.
     pub fn start_major(major: u32) -> Self {
+        let server = Self::make(major, None);
+        server.start_again();
+        server
+    }
+
+    /// A server of one test's own, with settings beside or instead of the usual ones.
+    pub fn start_with(settings: &str) -> Self {
+        let mut server = Self::make(DEBIAN_MAJOR, None);
+        settings.clone_into(&mut server.settings);
+        server.start_again();
+        server
+    }
+
+    /// A server of one test's own, and a folder for a tablespace on a disk of this size, which only the server sees.
+    pub fn start_with_small_space(options: &str) -> (Self, PathBuf) {
+        let server = Self::make(DEBIAN_MAJOR, Some(options));
+        let (space, _) = server.small_space.clone().unwrap();
+        server.start_again();
+        (server, space)
+    }
+
+    fn make(major: u32, small_space: Option<&str>) -> Self {
         let folder = folder();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let data = folder.path().join("data");
@@ -85,25 +111,54 @@ impl Postgres {
             .arg(format!("--pwfile={}", password_file.display()))
             .arg("--pgdata")
             .arg(&data));
-        let port = free_port();
-        let settings = format!(
-            "-k {} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off \
-             -c max_connections=200 -c shared_buffers=64MB -c max_locks_per_transaction=256",
-            folder.path().display()
-        );
-        run(server_program(major, "pg_ctl")
-            .args(["start", "--wait", "--silent", "--log"])
-            .arg(folder.path().join("data/log"))
-            .args(["--options", &settings])
-            .arg("--pgdata")
-            .arg(&data));
         let watchdog = start_watchdog(major, &data);
+        let small_space = small_space.map(|options| {
+            let space = folder.path().join("space");
+            fs::create_dir(&space).unwrap();
+            if is_root() {
+                run(Command::new("chown").arg("postgres").arg(&space));
+            }
+            (space, options.to_owned())
+        });
         Self {
             major,
             folder,
-            port,
+            port: free_port(),
+            small_space,
+            settings: String::new(),
             watchdog,
         }
+    }
+
+    /// Starts it, after [`Postgres::crash`].
+    pub fn start_again(&self) {
+        let settings = format!(
+            "-k {} -p {} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off \
+             -c max_connections=200 -c shared_buffers=64MB -c max_locks_per_transaction=256 \
+             -c max_prepared_transactions=10 -c wal_level=logical {}",
+            self.folder.path().display(),
+            self.port,
+            self.settings
+        );
+        let data = self.folder.path().join("data");
+        let mut start = server_program(self.major, "pg_ctl");
+        start
+            .args(["start", "--wait", "--silent", "--log"])
+            .arg(data.join("log"))
+            .args(["--options", &settings])
+            .arg("--pgdata")
+            .arg(&data);
+        run(&mut match &self.small_space {
+            Some((space, options)) => with_disk(&start, space, options),
+            None => start,
+        });
+    }
+
+    /// Ends every process of the server at once, without a word to anybody, as a power cut does.
+    pub fn crash(&self) {
+        run(server_program(self.major, "pg_ctl")
+            .args(["stop", "--mode=immediate", "--silent", "--pgdata"])
+            .arg(self.folder.path().join("data")));
     }
 
     /// The major version.
@@ -287,6 +342,33 @@ fn server_program(major: u32, name: &str) -> Command {
     command
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir("/");
+    command
+}
+
+/// A command that sees a file system of its own in a folder, which everybody may write in.
+fn with_disk(inner: &Command, space: &Path, options: &str) -> Command {
+    const SCRIPT: &str =
+        r#"mount -t tmpfs -o "$1",mode=0700 tmpfs "$2" && chown "$3" "$2" && shift 3 && exec "$@""#;
+    let mut command = Command::new("unshare");
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let owner = if is_root() { "postgres" } else { "root" };
+    command
+        .args(["--mount", "sh", "-c", SCRIPT, "sh", options])
+        .arg(space)
+        .arg(owner);
+    if !is_root() {
+        // A server does not run as root, not even as one that is none outside.
+        let user = rustix::process::geteuid().as_raw();
+        command.args(["unshare", "--user", &format!("--map-user={user}")]);
+    }
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
         .env("LC_ALL", "C.UTF-8")
         .current_dir("/");
     command

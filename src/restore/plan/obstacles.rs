@@ -1,0 +1,191 @@
+//! What stands in the way of a restore, whatever the database holds, each with its remedy.
+
+use std::collections::BTreeSet;
+
+use super::choose::{Situation, against_swap};
+use super::look::{Seen, Subject};
+use super::{MissingRoles, Obstacle, Plan, Way, Wishes};
+use crate::pg::dumped_by;
+use crate::restore::target::reads;
+
+/// Everything of that sort.
+pub(super) fn obstacles(
+    plan: &Plan,
+    wishes: &Wishes,
+    seen: &Seen,
+    situation: &Situation,
+    subject: Subject<'_>,
+) -> Vec<Obstacle> {
+    let mut found = of_way(plan, situation);
+    let mut add = |what: String, remedy: String| {
+        found.push(Obstacle {
+            found: what,
+            remedy,
+        });
+    };
+    if let Some(archive) = dumped_by(subject.list) {
+        if reads(seen.server_major, archive).is_err() {
+            add(
+                format!(
+                    "the backup was made by pg_dump {archive}, and the server is PostgreSQL {}",
+                    seen.server_version
+                ),
+                format!("restore into a server of version {archive} or later"),
+            );
+        }
+    }
+    for extension in seen
+        .extensions
+        .iter()
+        .filter(|extension| extension.offered.is_none())
+    {
+        add(
+            format!("the server does not have extension {}", extension.name),
+            "install its package on that server".to_owned(),
+        );
+    }
+    if !plan.left_out.is_empty() && !wishes.accept_left_out {
+        add(
+            format!(
+                "{} entries of the backup would be left out",
+                plan.left_out.len()
+            ),
+            "accept that with --accept-left-out, or restore as a superuser".to_owned(),
+        );
+    }
+    found.extend(of_roles(plan, wishes, seen));
+    if let Some(locks) = plan
+        .locks
+        .as_ref()
+        .filter(|locks| locks.needed > locks.free)
+    {
+        found.push(Obstacle {
+            found: format!(
+                "one transaction over all of it takes about {} locks, and the server has room for {}",
+                locks.needed, locks.free
+            ),
+            remedy: format!(
+                "ALTER SYSTEM SET max_locks_per_transaction = {}; then restart the server, or use --mode swap",
+                locks.setting_needed
+            ),
+        });
+    }
+    found
+}
+
+fn of_way(plan: &Plan, situation: &Situation) -> Vec<Obstacle> {
+    let database = &plan.to.database;
+    let obstacle = |found: String, remedy: &str| Obstacle {
+        found,
+        remedy: remedy.to_owned(),
+    };
+    match plan.mode {
+        Way::New if situation.exists => vec![obstacle(
+            format!("database {database} exists already"),
+            "choose another name, or another mode",
+        )],
+        Way::New if !situation.may_create => vec![obstacle(
+            format!("role {} may not create databases", situation.role),
+            "as a superuser: ALTER ROLE … CREATEDB",
+        )],
+        Way::Swap if situation.exists && situation.is_partial => vec![obstacle(
+            "a swap replaces the whole database, and only a part was selected".to_owned(),
+            "use --mode in-place, or --mode new into another database",
+        )],
+        Way::Swap if situation.exists => against_swap(situation)
+            .into_iter()
+            .map(|reason| obstacle(reason, "mend that, or use --mode in-place"))
+            .collect(),
+        Way::Swap | Way::InPlace if !situation.exists => vec![obstacle(
+            format!("database {database} does not exist"),
+            "use --mode new",
+        )],
+        Way::InPlace if !plan.to.prepared_transactions.is_empty() => vec![obstacle(
+            format!(
+                "prepared transactions hold locks: {}",
+                plan.to.prepared_transactions.join(", ")
+            ),
+            "COMMIT PREPARED or ROLLBACK PREPARED each of them",
+        )],
+        _ => Vec::new(),
+    }
+}
+
+fn of_roles(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    let mut add = |what: String, remedy: String| {
+        found.push(Obstacle {
+            found: what,
+            remedy,
+        });
+    };
+    let targets: BTreeSet<&String> = wishes.role_map.values().collect();
+    let absent: Vec<&str> = seen
+        .missing_roles
+        .iter()
+        .filter(|role| targets.contains(role))
+        .map(String::as_str)
+        .collect();
+    if !absent.is_empty() {
+        add(
+            format!(
+                "--map-role names roles that the server does not have: {}",
+                absent.join(", ")
+            ),
+            "name one that exists".to_owned(),
+        );
+    }
+    let present: Vec<&str> = wishes
+        .role_map
+        .keys()
+        .filter(|old| !seen.missing_roles.contains(old))
+        .map(String::as_str)
+        .collect();
+    if !present.is_empty() {
+        add(
+            format!(
+                "--map-role is for roles that the server does not have, and it has {}",
+                present.join(", ")
+            ),
+            "leave that out, and use REASSIGN OWNED afterwards".to_owned(),
+        );
+    }
+    let missing: Vec<&str> = seen
+        .missing_roles
+        .iter()
+        .filter(|role| !targets.contains(role) && !wishes.role_map.contains_key(*role))
+        .map(String::as_str)
+        .collect();
+    if !missing.is_empty() && wishes.missing_roles == MissingRoles::Refuse {
+        let create: Vec<String> = missing
+            .iter()
+            .map(|role| format!("CREATE ROLE \"{}\";", role.replace('"', "\"\"")))
+            .collect();
+        add(
+            format!(
+                "the backup needs roles that the target server does not have: {}",
+                missing.join(", ")
+            ),
+            format!(
+                "{} or choose --create-missing-roles, --map-role OLD=NEW or --skip-missing-owners",
+                create.join(" ")
+            ),
+        );
+    }
+    let makes = !missing.is_empty() && wishes.missing_roles == MissingRoles::Create
+        || !wishes.role_map.is_empty();
+    if makes && !seen.around.may_create_roles {
+        add(
+            format!("role {} may not create roles", seen.around.role),
+            "as a superuser: ALTER ROLE … CREATEROLE, or choose --skip-missing-owners".to_owned(),
+        );
+    }
+    if !wishes.role_map.is_empty() && plan.mode == Way::InPlace {
+        add(
+            "--map-role gives objects away after they are loaded, which the one transaction of a restore in place cannot hold"
+                .to_owned(),
+            "use --mode swap or --mode new, or --create-missing-roles and REASSIGN OWNED afterwards".to_owned(),
+        );
+    }
+    found
+}

@@ -1,0 +1,197 @@
+//! Row 122: owners and grantees that the target server does not have are made, mapped or left out, as chosen.
+
+use crate::harness::cli::Pgseal;
+use crate::harness::postgres::{Database, Postgres, quoted};
+
+/// A backup that needs two roles which are gone by now: an owner, and one that something is granted to.
+fn without_roles(prefix: &str) -> (Database<'static>, Pgseal, [String; 2]) {
+    let server = Postgres::shared();
+    let database = server.create_database(prefix);
+    let roles = ["owner", "reader"].map(|part| format!("{prefix} {part}"));
+    let [owner, reader] = roles.each_ref().map(|role| quoted(role));
+    database.psql(&format!(
+        "CREATE ROLE {owner}; CREATE ROLE {reader}; CREATE SCHEMA s AUTHORIZATION {owner}; \
+         CREATE TABLE s.t AS SELECT generate_series(1, 9) i; ALTER TABLE s.t OWNER TO {owner}; \
+         CREATE FUNCTION s.f(integer) RETURNS integer LANGUAGE sql AS 'SELECT $1'; ALTER FUNCTION s.f(integer) OWNER TO {owner}; \
+         GRANT SELECT ON s.t TO {reader}"
+    ));
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &database.url);
+    pgseal.ok(&["backup"]);
+    database.psql(&format!(
+        "REASSIGN OWNED BY {owner} TO postgres; DROP OWNED BY {reader}; DROP OWNED BY {owner}; DROP ROLE {owner}; DROP ROLE {reader}"
+    ));
+    (database, pgseal, roles)
+}
+
+const OWNERS: &str = "SELECT string_agg(DISTINCT pg_get_userbyid(o), ' ') FROM (SELECT relowner FROM pg_class WHERE relnamespace = 's'::regnamespace \
+    UNION SELECT proowner FROM pg_proc WHERE pronamespace = 's'::regnamespace UNION SELECT nspowner FROM pg_namespace WHERE nspname = 's') x(o)";
+
+fn exists(role: &str) -> bool {
+    let sql = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'");
+    Postgres::shared().psql("postgres", &sql) == "1"
+}
+
+fn gone(database: &Database<'_>, roles: &[String]) {
+    for role in roles.iter().map(|role| quoted(role)) {
+        database.psql(&format!(
+            "REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}"
+        ));
+        Postgres::shared().psql("postgres", &format!("DROP ROLE {role}"));
+    }
+}
+
+#[test]
+fn missing_roles_are_refused_with_the_choices() {
+    let (database, pgseal, [owner, reader]) = without_roles("refused");
+    let copy = Postgres::shared().name("refused_copy");
+    for (to, mode) in [
+        (&copy.url, "new"),
+        (&database.url, "swap"),
+        (&database.url, "in-place"),
+    ] {
+        let run = pgseal.run(&["restore", "latest", "--to", to, "--mode", mode, "--plan"]);
+        let text = String::from_utf8(run.stdout).unwrap();
+        assert_eq!(run.code, 5, "{text}");
+        for word in [
+            &owner,
+            &reader,
+            "--create-missing-roles",
+            "--map-role",
+            "--skip-missing-owners",
+        ] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+    assert!(!copy.exists());
+}
+
+#[test]
+fn missing_roles_are_made() {
+    let (database, pgseal, roles) = without_roles("made");
+    let restored = pgseal.json(&[
+        "restore",
+        "latest",
+        "--to",
+        &database.url,
+        "--mode",
+        "in-place",
+        "--create-missing-roles",
+    ]);
+    assert!(
+        restored["warnings"]
+            .to_string()
+            .contains(&format!("role {} was made", roles[0]))
+    );
+    assert_eq!(database.psql(OWNERS), roles[0]);
+    let logins = "SELECT count(*) FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'made %'";
+    assert_eq!(database.psql(logins), "0");
+    let granted = format!(
+        "SELECT has_table_privilege('{}', 's.t', 'SELECT')",
+        roles[1]
+    );
+    assert_eq!(database.psql(&granted), "t");
+    gone(&database, &roles);
+}
+
+#[test]
+fn missing_roles_are_mapped() {
+    let (database, pgseal, roles) = without_roles("mapped");
+    let server = Postgres::shared();
+    server.psql(
+        "postgres",
+        "CREATE ROLE mapped_new; CREATE ROLE mapped_reads",
+    );
+    let maps = [
+        format!("{}=mapped_new", roles[0]),
+        format!("{}=mapped_reads", roles[1]),
+    ];
+    let copy = server.name("mapped_copy");
+    let with = |to: &str, mode: &'static str| {
+        let arguments = [
+            "restore",
+            "latest",
+            "--to",
+            to,
+            "--mode",
+            mode,
+            "--map-role",
+            &maps[0],
+            "--map-role",
+            &maps[1],
+        ];
+        pgseal.run(&arguments)
+    };
+    let refused = with(&database.url, "in-place");
+    assert_eq!(refused.code, 5, "{refused}");
+    assert!(
+        refused.stderr.contains("--mode swap or --mode new"),
+        "{refused}"
+    );
+    let done = with(&copy.url, "new");
+    assert_eq!(done.code, 0, "{done}");
+    assert_eq!(copy.psql(OWNERS), "mapped_new");
+    assert!(!exists(&roles[0]), "nothing names it any more");
+    assert_eq!(
+        copy.psql("SELECT has_table_privilege('mapped_reads', 's.t', 'SELECT')"),
+        "t"
+    );
+    let mut left = vec!["mapped_new".to_owned(), "mapped_reads".to_owned()];
+    left.extend(exists(&roles[1]).then(|| roles[1].clone()));
+    gone(&copy, &left);
+}
+
+#[test]
+fn missing_roles_are_left_out() {
+    let (database, pgseal, roles) = without_roles("skipped");
+    let copy = Postgres::shared().name("skipped_copy");
+    for (to, mode) in [(&copy, "new"), (&database, "in-place")] {
+        let restored = pgseal.json(&[
+            "restore",
+            "latest",
+            "--to",
+            &to.url,
+            "--mode",
+            mode,
+            "--skip-missing-owners",
+        ]);
+        assert!(
+            restored["warnings"]
+                .to_string()
+                .contains("all grants were left out"),
+            "{restored}"
+        );
+        assert_eq!(to.psql(OWNERS), "postgres");
+        assert_eq!(
+            to.psql("SELECT relacl IS NULL FROM pg_class WHERE oid = 's.t'::regclass"),
+            "t"
+        );
+        assert!(roles.iter().all(|role| !exists(role)));
+    }
+}
+
+/// A restore that fails takes the roles back that it made.
+#[test]
+fn roles_of_a_restore_that_failed_go_again() {
+    let (_database, mut pgseal, roles) = without_roles("undone");
+    let clients = crate::harness::cli::clients(
+        None,
+        Some(
+            "case \"$*\" in *--dbname*) cat > /dev/null; exit 1;; *) exec \"$REAL\" \"$@\";; esac",
+        ),
+    );
+    pgseal.with_clients(clients.path());
+    let copy = Postgres::shared().name("undone_copy");
+    let arguments = [
+        "restore",
+        "latest",
+        "--to",
+        &copy.url,
+        "--mode",
+        "new",
+        "--create-missing-roles",
+    ];
+    let said = pgseal.fails(1, &arguments);
+    assert!(said.contains("load the backup"), "{said}");
+    assert!(roles.iter().all(|role| !exists(role)));
+}
