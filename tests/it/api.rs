@@ -239,7 +239,7 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
         json!({"confirm": name.to_uppercase()}),
     );
     for body in [
-        json!({"mode": "swap"}),
+        json!({"mode": "rollback"}),
         json!({"url": "postgres://x"}),
         json!({"confirm": 1}),
         json!([]),
