@@ -169,10 +169,9 @@ fn meant(
     mut records: Vec<KeptRecord>,
 ) -> Result<KeptRecord, RollbackError> {
     let is_meant = |record: &KeptRecord| match (record.kept_as, id) {
-        // What was never complete is nothing to go back to.
-        (KeptAs::Restore, _) => false,
+        // What was never complete is nothing to go back to, and what was undone only by its id.
+        (KeptAs::Restore, _) | (KeptAs::Undone, None) => false,
         (KeptAs::Before, None) => true,
-        (KeptAs::Undone, None) => false,
         (_, Some(id)) => record.id == *id,
     };
     records.retain(is_meant);

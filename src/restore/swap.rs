@@ -29,13 +29,12 @@ pub(super) async fn run(
 ) -> Result<Loaded, RestoreError> {
     let safety = safety::before(proven, stages, progress, cancel).await?;
     let live;
-    let facts = match proven.fetched.manifest() {
-        Some(manifest) => Some(&manifest.database),
+    let facts = if let Some(manifest) = proven.fetched.manifest() {
+        Some(&manifest.database)
+    } else {
         // A foreign backup says nothing of the database around its content: that stays as it is.
-        None => {
-            live = facts_of_target(proven).await;
-            live.as_ref()
-        }
+        live = facts_of_target(proven).await;
+        live.as_ref()
     };
     let mut working = Working::create(proven, facts, safety, stages, progress).await?;
     let swapped = match working

@@ -260,6 +260,7 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
     );
     for body in [
         json!({"mode": "sideways"}),
+        json!({"mode": "rollback"}),
         json!({"url": "postgres://x"}),
         json!({"confirm": 1}),
         json!([]),

@@ -417,7 +417,7 @@ fn without_its_store_a_restore_touches_nothing() {
 /// Row 92: a disk without room for a second database ends the load; the old one is as it was, and the new one is gone.
 #[test]
 fn a_full_disk_leaves_the_old_database_and_nothing_else() {
-    let (server, space) = Postgres::start_with_small_space("size=48m");
+    let (server, space) = Postgres::start_with_small_space("size=80m");
     let mut pgseal = Pgseal::new();
     let live = server.name("full_disk");
     server.psql(
@@ -431,7 +431,7 @@ fn a_full_disk_leaves_the_old_database_and_nothing_else() {
             live.name
         ),
     );
-    live.psql("CREATE TABLE bulk AS SELECT i, repeat('z', 900) FROM generate_series(1, 5000) i");
+    live.psql("CREATE TABLE bulk AS SELECT i, repeat('z', 900) FROM generate_series(1, 20000) i");
     let scene = Scene::of(&server, live, &mut pgseal);
     // Room for an empty database, and not for its rows: everything is taken, and some of it given back.
     server.psql(
@@ -446,7 +446,13 @@ fn a_full_disk_leaves_the_old_database_and_nothing_else() {
     );
     for mode in ["new", "swap"] {
         let ended = scene.restore(&pgseal, mode).wait();
-        assert_ne!(ended.code, 0, "{ended}");
+        let places = "SELECT datname, spcname, pg_tablespace_size(t.oid) FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace";
+        assert_ne!(
+            ended.code,
+            0,
+            "{ended}\n{}",
+            server.psql("postgres", places)
+        );
         assert!(ended.stderr.contains("No space left on device"), "{ended}");
         let left = Kept(&server, &scene.live.name);
         assert_eq!(left.names(), Vec::<String>::new(), "{ended}");

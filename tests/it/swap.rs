@@ -169,15 +169,12 @@ fn clients_that_come_back_at_once_are_never_shut_out() {
                         .output()
                         .unwrap();
                     let answer = String::from_utf8(output.stdout).unwrap();
-                    match answer.lines().next() {
-                        Some(state) => {
-                            seen.push(state.to_owned());
-                            refused = None;
-                        }
-                        None => {
-                            let since: Instant = *refused.get_or_insert_with(Instant::now);
-                            refused_longest = refused_longest.max(since.elapsed());
-                        }
+                    if let Some(state) = answer.lines().next() {
+                        seen.push(state.to_owned());
+                        refused = None;
+                    } else {
+                        let since: Instant = *refused.get_or_insert_with(Instant::now);
+                        refused_longest = refused_longest.max(since.elapsed());
                     }
                 }
                 (seen, refused_longest)
