@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout; everything else goes to stderr.
 
+mod accept;
 mod backup;
 mod catalog;
 mod delete;
@@ -13,7 +14,9 @@ mod list;
 mod migrate;
 mod output;
 mod progress;
+mod prune;
 mod restore;
+mod run_scheduled;
 mod serve;
 mod service;
 mod show;
@@ -41,7 +44,8 @@ Settings are flags or variables; pgseal COMMAND --help shows both. The important
   CATALOG_DATABASE_URL     where jobs are recorded; only the service and pgseal catalog need it
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced, \
-or sealed with another passphrase · 5 a setting or the database must be changed first · 130, 143 interrupted
+or sealed with another passphrase · 5 a setting or the database must be changed first · 6 \
+something is due to be deleted and was held back · 130, 143 interrupted
 
 Without pgseal: gpg -d NAME.dump.gpg | pg_restore -d DATABASE";
 
@@ -66,6 +70,10 @@ enum Command {
     Restore(restore::RestoreArgs),
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
+    Prune(Box<prune::PruneArgs>),
+    Accept(accept::AcceptArgs),
+    Release(accept::ReleaseArgs),
+    RunScheduled(Box<run_scheduled::RunScheduledArgs>),
     Doctor(doctor::DoctorArgs),
     Serve(Box<serve::ServeArgs>),
     Token(Box<token::TokenArgs>),
@@ -154,12 +162,16 @@ impl Command {
             // These end by themselves when they are told to, because something may have to be undone.
             Self::Backup(arguments) => arguments.run(context).await,
             Self::Restore(arguments) => arguments.run(context).await,
+            Self::RunScheduled(arguments) => arguments.run(context).await,
             // These can be left at any point: what they hold goes with them.
             Self::List(arguments) => context.leave(arguments.run(context)).await,
             Self::Show(arguments) => context.leave(arguments.run(context)).await,
             Self::Verify(arguments) => context.leave(arguments.run(context)).await,
             Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
             Self::Delete(arguments) => context.leave(arguments.run(context)).await,
+            Self::Prune(arguments) => context.leave(arguments.run(context)).await,
+            Self::Accept(arguments) => context.leave(arguments.run(context)).await,
+            Self::Release(arguments) => context.leave(arguments.run(context)).await,
             Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
             Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,
             // Told apart before, because they end in steps.

@@ -3,6 +3,8 @@
 
 pub mod connection;
 pub mod digest;
+pub mod drill;
+pub mod event;
 pub mod explanation;
 pub mod ids;
 pub mod kind;
@@ -10,4 +12,6 @@ pub mod manifest;
 pub mod object_key;
 pub mod passphrase;
 pub mod pgpass;
+pub mod policy;
 pub mod summary;
+pub mod suspicion;

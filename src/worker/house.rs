@@ -35,6 +35,7 @@ impl Worker {
             if compared.is_none_or(|at| at.elapsed() >= self.times.reconcile) {
                 compared = Some(Instant::now());
                 self.compare_bucket().await;
+                self.go_on_deleting().await;
             }
             tokio::time::sleep(self.times.maintenance).await;
         }

@@ -180,7 +180,10 @@ impl Worker {
             .await;
         match told {
             // The restore that waited for it is pending now; its job is released with ours.
-            Some(Ended::Done { .. }) => Ending::Success(backup_value(id, manifest)),
+            Some(Ended::Done { .. }) => {
+                self.after_backup(id, manifest).await;
+                Ending::Success(backup_value(id, manifest))
+            }
             Some(Ended::Lost) => {
                 tracing::warn!(backup.id = %id, backup.name = manifest.name,
                     "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own");
@@ -322,7 +325,20 @@ impl Worker {
             cancel: CancellationToken::new(),
         };
         let cancel = running.cancel.clone();
-        let work = cancel.run_until_cancelled(self.verify(key, &progress));
+        // While it is read, nobody deletes it.
+        let (catalog, holder) = (&self.dispatch.catalog, taken.job_id.as_str());
+        if let Err(error) = catalog.pin(id, holder, self.dispatch.time_limit).await {
+            return Ending::Failed(explain(&error)).or_retry(taken);
+        }
+        let work = async {
+            let verified = cancel
+                .run_until_cancelled(self.verify(key, &progress))
+                .await;
+            if let Err(error) = catalog.unpin(id, holder).await {
+                tracing::debug!(%error, "a pin is left, and ends by itself");
+            }
+            verified
+        };
         let verified = match self.supervise(running, stop, work).await {
             Supervised::Done(Some(verified)) => verified,
             Supervised::Ended(Reason::ShuttingDown, _) => return Ending::GivenBack,
@@ -336,6 +352,9 @@ impl Worker {
             }
         };
         let (health, reason) = match &verified {
+            Ok(()) if self.is_suspicious(id).await => {
+                return verified_value(id, Health::Suspicious);
+            }
             Ok(()) => (Health::Ok, None),
             Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => {
                 (Health::Lost, verified.as_ref().err())
@@ -353,11 +372,14 @@ impl Worker {
         match (marked, reason) {
             (Err(error), _) => Ending::Failed(explain(&error)).or_retry(taken),
             (Ok(_), Some(reason)) => Ending::Failed(reason),
-            (Ok(_), None) => Ending::Success(dict(&[
-                ("backup_id", Value::Int(id.get())),
-                ("health", Value::Text("ok".to_owned())),
-            ])),
+            (Ok(_), None) => verified_value(id, Health::Ok),
         }
+    }
+
+    /// Whether a backup looks wrong for another reason than its bytes, which a verification says nothing about.
+    async fn is_suspicious(&self, id: BackupId) -> bool {
+        let row = self.dispatch.catalog.backup(id).await;
+        matches!(row, Ok(Some(row)) if row.health == Health::Suspicious)
     }
 
     async fn verify(&self, key: ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
@@ -440,7 +462,7 @@ fn unknown_target(target: &str) -> String {
     )
 }
 
-fn panicked(said: &str) -> String {
+pub(super) fn panicked(said: &str) -> String {
     format!("a part of pgseal panicked: {said}\nhint: please report this; nothing was completed")
 }
 
@@ -454,6 +476,14 @@ fn backup_value(id: BackupId, manifest: &Manifest) -> Value {
         ("size", number(manifest.sealed_bytes)),
         ("checksum", text(&manifest.sealed_sha256.to_string())),
     ])
+}
+
+/// What `run_verify` returns.
+fn verified_value(id: BackupId, health: Health) -> Ending {
+    Ending::Success(dict(&[
+        ("backup_id", Value::Int(id.get())),
+        ("health", Value::Text(health.to_string())),
+    ]))
 }
 
 /// What `run_restore` returns.
@@ -471,11 +501,11 @@ fn restore_value(row: &RestoreRow, restored: &Restored) -> Value {
     ])
 }
 
-fn number(number: u64) -> Value {
+pub(super) fn number(number: u64) -> Value {
     Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-fn dict(pairs: &[(&str, Value)]) -> Value {
+pub(super) fn dict(pairs: &[(&str, Value)]) -> Value {
     let pair = |(name, value): &(&str, Value)| (Value::Text((*name).to_owned()), value.clone());
     Value::Dict(pairs.iter().map(pair).collect())
 }
