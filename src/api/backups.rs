@@ -19,8 +19,8 @@ use super::extract::{Asking, Id, Paging, Params, Said, first_page, is_plain, ite
 use super::problem::Problem;
 use super::records::{BackupRecord, Page, StatusRecord};
 use crate::catalog::{
-    Act, BackupFilter, BackupRow, Cancelled, JobFacts, JobStatus, KnownKey, LastGood, RequestKey,
-    Task,
+    Act, BackupFilter, BackupRow, Cancelled, Health, JobFacts, JobStatus, KnownKey, LastGood,
+    RequestKey, Task,
 };
 use crate::dispatch::{BackupWanted, DispatchError, Queued};
 use crate::model::digest::Sha256;
@@ -29,8 +29,8 @@ use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
 use crate::queue::rq::names::{JobId, QueueName};
-use crate::store::StoreError;
-use crate::vault::VaultError;
+use crate::retention::{self, DeleteError};
+use crate::vault::Mark;
 
 /// Labels of one backup.
 const LABELS_MAX: usize = 32;
@@ -460,6 +460,44 @@ async fn send(
     Ok((StatusCode::ACCEPTED, Json(enqueued)))
 }
 
+/// Say that a suspicious backup is right
+///
+/// One that is far smaller than the one before looks like one of the wrong database. Until somebody says that it is right,
+/// retention deletes nothing.
+#[utoipa::path(post, path = "/api/admin/backups/{id}/accept", tag = "backups",
+    params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
+    responses(
+        (status = 200, description = "It counts as good from now on", body = BackupRecord),
+        (status = 409, description = "backup_not_suspicious", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn accept(
+    State(api): State<Arc<Api>>,
+    asking: Asking,
+    Id(id): Id<BackupId>,
+) -> Result<Json<BackupRecord>, Problem> {
+    let act = asking.act("backup.accept");
+    let task = Some(Task::Backup(id));
+    let work = async {
+        let found = row(&api, id).await?;
+        let uid = found.uid.filter(|_| found.health == Health::Suspicious);
+        let Some(uid) = uid else {
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                "backup_not_suspicious",
+                "Nothing about the backup is suspicious.",
+            ));
+        };
+        let catalog = &api.parts.dispatch.catalog;
+        catalog.record(&act, task, crate::catalog::ACCEPTED).await?;
+        // The mark in the store is what counts, also without a catalog.
+        api.parts.vault.mark(Mark::Accepted, uid).await?;
+        catalog.accept(id, &act.subject).await?;
+        Ok(())
+    };
+    audited(&api, &act, task, work).await?;
+    Ok(Json(row(&api, id).await?.into()))
+}
+
 /// End a backup's job
 ///
 /// At once where no worker has it yet; else the worker ends it within seconds.
@@ -541,33 +579,16 @@ pub(super) async fn delete(
     };
     let work = async {
         let catalog = recorded(&api, &act).catalog;
-        let row = catalog.begin_deletion(id, last_good).await?;
-        if let Some(key) = own_object(&api, &row).await? {
-            if let Err(error) = api.parts.vault.delete_key(&key).await {
-                if let VaultError::Store(StoreError::Locked { until, .. }) = &error {
-                    catalog.deletion_locked(id, *until).await?;
-                }
-                return Err(Problem::from(error));
-            }
-        }
-        catalog.finish_deletion(id).await?;
+        retention::delete(&api.parts.vault, &catalog, id, last_good)
+            .await
+            .map_err(|error| match error {
+                DeleteError::Catalog(error) => Problem::from(error),
+                DeleteError::Vault(error) => Problem::from(error),
+            })?;
         Ok(())
     };
     audited(&api, &act, Some(Task::Backup(id)), work).await?;
     api.forget_totals().await;
     tracing::info!(backup.id = %id, by = act.subject, "Backup was deleted");
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The object to delete with a row: what stands under its key only if it is this backup's own. The key of a try that came
-/// to nothing may be another backup's by now.
-async fn own_object(api: &Api, row: &BackupRow) -> Result<Option<ObjectKey>, Problem> {
-    if row.job.status != JobStatus::Completed {
-        return Ok(None);
-    }
-    let key = require_complete(row)?;
-    let head = api.parts.vault.store.head(&key).await?;
-    // One without a uid is somebody else's too, where ours has one.
-    let is_another = head.is_some_and(|head| row.uid.is_some() && head.uid != row.uid);
-    Ok((!is_another).then_some(key))
 }

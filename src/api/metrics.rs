@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::Api;
 use super::problem::Problem;
 use crate::catalog::{LastSuccess, Statistics};
+use crate::dispatch::Outlook;
 
 /// A queue that has not answered by then is left out.
 const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -30,7 +31,15 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResp
             .queue
             .length(&api.parts.dispatch.queue_name);
         let depth = tokio::time::timeout(QUEUE_TIME_MAX, queue).await;
-        let text = text(&statistics, depth.ok().and_then(Result::ok), api.now());
+        let schedule = match &api.parts.timetable {
+            Some(timetable) => {
+                let outlook = timetable.look(&api.parts.dispatch.catalog).await?;
+                Some((timetable.target.as_str(), outlook))
+            }
+            None => None,
+        };
+        let mut text = text(&statistics, depth.ok().and_then(Result::ok), api.now());
+        text += &of_schedule(schedule);
         Ok::<_, Problem>(Arc::from(text))
     });
     let text: Arc<str> = text.await?;
@@ -95,6 +104,27 @@ fn text(statistics: &Statistics, depth: Option<u64>, now: OffsetDateTime) -> Str
         }
     }
     counts(&mut text, statistics);
+    text.0
+}
+
+fn of_schedule(schedule: Option<(&str, Outlook)>) -> String {
+    let Some((target, outlook)) = schedule else {
+        return String::new();
+    };
+    let mut text = Text::default();
+    let labels = [("target", target)];
+    let overdue = "pgseal_backup_overdue";
+    text.gauge(overdue, "Whether a backup that was due is not complete");
+    text.value(
+        overdue,
+        &labels,
+        if outlook.overdue.is_some() { 1.0 } else { 0.0 },
+    );
+    let next = "pgseal_backup_next_timestamp_seconds";
+    text.gauge(next, "When the next backup is due");
+    if let Some(slot) = outlook.next_slot {
+        text.value(next, &labels, count(slot.unix_timestamp()));
+    }
     text.0
 }
 

@@ -25,6 +25,7 @@ mod recent;
 mod records;
 mod restores;
 mod router;
+mod schedule;
 mod serve;
 
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub use router::OPEN;
 pub use serve::serve;
 
 use crate::catalog::{BackupFilter, RestoreFilter};
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, Timetable};
 use crate::model::connection::Connection;
 use crate::vault::Vault;
 
@@ -52,6 +53,8 @@ pub struct Parts {
     pub vault: Vault,
     /// The one target that is configured.
     pub target: Target,
+    /// When the target is backed up without anybody asking.
+    pub timetable: Option<Timetable>,
     /// Who is believed.
     pub tokens: Tokens,
     /// How strict it is.

@@ -194,6 +194,10 @@ impl From<CatalogError> for Problem {
                     "backup_needed",
                     "A restore that has not ended needs the backup.".to_owned(),
                 ),
+                Needed::ByAReader => conflict(
+                    "backup_needed",
+                    "The backup is being read: verified, tried out or copied.".to_owned(),
+                ),
                 Needed::AsTheLast => conflict(
                     "last_good_backup",
                     "It is the last good backup of its target. With force=true it is deleted all the same.".to_owned(),

@@ -18,7 +18,7 @@ use super::auth::Refused;
 use super::extract::RequestFacts;
 use super::limits::ANSWER_TIME_MAX;
 use super::problem::Problem;
-use super::{Api, audit, backups, downloads, events, health, metrics, openapi, restores};
+use super::{Api, audit, backups, downloads, events, health, metrics, openapi, restores, schedule};
 
 /// The paths that need no token. Every other one does, those of no route too.
 pub const OPEN: [&str; 5] = [
@@ -47,6 +47,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(restores::show))
         .routes(routes!(restores::cancel))
         .routes(routes!(restores::rollback))
+        .routes(routes!(schedule::list))
+        .routes(routes!(backups::accept))
         .routes(routes!(audit::list))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

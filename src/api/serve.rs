@@ -23,7 +23,7 @@ use tower::ServiceExt as _;
 use super::extract::RequestFacts;
 use super::limits::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_FIELDS_MAX, HEAD_TIME_MAX};
 use super::router::router;
-use super::{Api, Parts};
+use super::{Api, Parts, schedule};
 use crate::model::ids::Uid;
 
 /// How long requests that are being answered may go on when the service ends; platforms kill after ten seconds or more.
@@ -38,6 +38,7 @@ pub async fn serve(listener: TcpListener, parts: Parts, stop: &CancellationToken
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
+    connections.spawn(schedule::watch(Arc::clone(&api)));
     loop {
         // Whoever comes when all places are taken waits in the system's queue.
         let next = async {

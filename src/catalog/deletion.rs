@@ -23,6 +23,8 @@ pub enum Needed {
     ByItsJob(JobStatus),
     /// A restore that has not ended reads it, or waits for it.
     ByARestore,
+    /// Somebody verifies it, tries it out, or copies it.
+    ByAReader,
     /// Its target would have no good backup any more.
     AsTheLast,
 }
@@ -32,6 +34,7 @@ impl std::fmt::Display for Needed {
         match self {
             Self::ByItsJob(status) => write!(formatter, "it is {status}"),
             Self::ByARestore => formatter.write_str("a restore needs it"),
+            Self::ByAReader => formatter.write_str("somebody reads it"),
             Self::AsTheLast => formatter.write_str("it is the last good backup of its target"),
         }
     }
@@ -69,6 +72,7 @@ impl Catalog {
             r#"SELECT
                 EXISTS (SELECT FROM pgseal.restores WHERE (backup_id = $1 OR safety_backup_id = $1)
                     AND status IN ('waiting', 'pending', 'running')) AS "by_a_restore!",
+                EXISTS (SELECT FROM pgseal.pins WHERE backup_id = $1 AND until > clock_timestamp()) AS "by_a_reader!",
                 EXISTS (SELECT FROM pgseal.backups WHERE target = $2 AND id <> $1 AND status = 'completed'
                     AND health = 'ok' AND deletion <> 'deleting' AND kind <> 'pre_restore') AS "another_is_good!""#,
             id.get(),
@@ -78,6 +82,9 @@ impl Catalog {
         let others = others.map_err(self.failed(doing))?;
         if others.by_a_restore {
             return Err(needed(Needed::ByARestore));
+        }
+        if others.by_a_reader {
+            return Err(needed(Needed::ByAReader));
         }
         let is_good = row.job.status == JobStatus::Completed
             && row.health == Health::Ok

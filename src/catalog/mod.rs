@@ -13,12 +13,16 @@ mod cancel;
 mod deletion;
 mod ending;
 mod error;
+mod events;
 mod lease;
 mod listing;
 mod migrate;
+mod pins;
 mod read;
 mod request;
+mod retained;
 mod rows;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,10 +42,12 @@ pub use lease::{Claim, Lease, Renewed, Report};
 pub use listing::{BackupFilter, LastSuccess, RestoreFilter, Slice, Statistics};
 pub use migrate::{CreateDatabase, Migrated, migrate};
 pub use request::{BackupRequested, RestoreRequested, Safety};
+pub use retained::RetainedRow;
 pub use rows::{
     Active, BackupRow, Deletion, Health, JobFacts, JobStatus, Origin, PendingJob, ProofState,
     RestoreMode, RestoreRow, RunningJob, Task,
 };
+pub use slots::Slot;
 
 use crate::model::connection::Connection;
 use crate::reach::{self, ReachError};

@@ -180,7 +180,10 @@ impl Catalog {
 }
 
 /// Keeps every other request for this target waiting until the transaction ends, and refuses where it has a job.
-async fn require_idle(session: &mut PgConnection, target: &str) -> Result<(), CatalogError> {
+pub(super) async fn require_idle(
+    session: &mut PgConnection,
+    target: &str,
+) -> Result<(), CatalogError> {
     lock_target(session, target).await?;
     match active_in(session, target).await? {
         None => Ok(()),
@@ -238,7 +241,7 @@ fn safety_backup(request: &RestoreRequested) -> Option<BackupRequested> {
     })
 }
 
-async fn insert_backup(
+pub(super) async fn insert_backup(
     session: &mut PgConnection,
     request: &BackupRequested,
 ) -> Result<BackupId, CatalogError> {

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use super::prune::Held;
 use crate::api::KeyError;
 use crate::backup::BackupError;
 use crate::catalog::CatalogError;
@@ -11,6 +12,7 @@ use crate::model::proof::Verdict;
 use crate::pg::PgError;
 use crate::reconcile::ReconcileError;
 use crate::restore::{KeptError, RestoreError, RollbackError};
+use crate::retention::RetentionError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -29,6 +31,8 @@ pub enum ExitStatus {
     Damaged,
     /// 5: a setting or the database must be changed before this can work.
     Unprepared,
+    /// 6: something is due to be deleted, and was held back.
+    Held,
     /// 130: Ctrl-C.
     Interrupted,
     /// 143: SIGTERM.
@@ -44,6 +48,7 @@ impl From<ExitStatus> for std::process::ExitCode {
             ExitStatus::NotFound => 3,
             ExitStatus::Damaged => 4,
             ExitStatus::Unprepared => 5,
+            ExitStatus::Held => 6,
             ExitStatus::Interrupted => 130,
             ExitStatus::Terminated => 143,
         })
@@ -92,9 +97,17 @@ impl ExitStatus {
         if error.is::<ConfigError>() || error.is::<KeyError>() || error.is::<ProblemsFound>() {
             return Self::Unprepared;
         }
+        if error.is::<Held>() {
+            return Self::Held;
+        }
         match error.downcast_ref::<NotProven>() {
             Some(NotProven(Verdict::Unverifiable)) => return Self::Unprepared,
             Some(NotProven(_)) => return Self::Damaged,
+            None => {}
+        }
+        match error.downcast_ref::<RetentionError>() {
+            Some(RetentionError::Vault(error)) => return of_vault(error),
+            Some(RetentionError::Catalog(error)) => return of_catalog(error),
             None => {}
         }
         if let Some(error) = error.downcast_ref::<VaultError>() {

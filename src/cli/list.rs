@@ -1,17 +1,26 @@
 //! `pgseal list`.
 
-use clap::Args;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::output::{Record, table};
+use clap::Args;
+use time::OffsetDateTime;
+
+use super::output::{Record, moment, table};
 use super::{Context, TargetArgs};
-use crate::config;
+use crate::config::{self, ScheduleArgs};
+use crate::model::ids::Uid;
+use crate::model::kind::BackupKind;
+use crate::model::summary::Summary;
+use crate::model::suspicion::{Measured, suspicious};
+use crate::vault::{Listed, Vault};
 
 const AFTER_HELP: &str = "\
 States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched \
 and restored) · unfinished (never completed; cannot) · lost (the dump is gone) · unreadable (no passphrase opens its \
-manifest, or it was changed)
+manifest, or it was changed) · SUSPICIOUS (complete, and far smaller than the one before: pgseal accept)
 
-PROOF is the verdict of the last pgseal drill, and its age.";
+PROOF is the verdict of the last pgseal drill, and its age. With BACKUP_SCHEDULE it says whether the backup that was due \
+last is overdue.";
 
 /// List what is in the store, newest first
 #[derive(Args, Debug)]
@@ -19,6 +28,8 @@ PROOF is the verdict of the last pgseal drill, and its age.";
 pub(super) struct ListArgs {
     #[command(flatten)]
     target: TargetArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 impl ListArgs {
@@ -29,8 +40,16 @@ impl ListArgs {
             vault = vault.of_target(target)?;
         }
         let listed = vault.list_briefly(&config::list_cache()).await?;
-        let records: Vec<Record> = listed.iter().map(Record::of).collect();
         let now = (context.clock)();
+        let strange = strange(&vault, &listed).await?;
+        let records: Vec<Record> = listed
+            .iter()
+            .map(|listed| Record::of(listed).suspicious(&strange))
+            .collect();
+        if let Some(late) = self.late(&listed, now)? {
+            // Not among the results: programs that read them get a list.
+            tracing::warn!("{late}");
+        }
         context.output.print(&records, || {
             if records.is_empty() {
                 return format!(
@@ -44,11 +63,43 @@ impl ListArgs {
             ];
             let mut text = table(header, records.iter().map(|record| record.cells(now)), 4);
             for record in &records {
-                if let Some(reason) = &record.reason {
+                if let Some(reason) = record.reason.as_ref().or(record.suspicious.as_ref()) {
                     text += &format!("\n{}: {reason}", record.name);
                 }
             }
             text
         })
     }
+
+    /// What to say where the backup that was due is not there.
+    fn late(&self, listed: &[Listed], now: OffsetDateTime) -> anyhow::Result<Option<String>> {
+        let Some(schedule) = self.schedule.schedule()? else {
+            return Ok(None);
+        };
+        let complete = complete(listed).filter(|one| one.kind == BackupKind::Scheduled);
+        let last = complete.map(|one| one.started_at).max();
+        // Of a store that has other backups only, nobody can say since when it is owed scheduled ones.
+        let overdue = schedule.overdue(last, None, now, self.schedule.overdue_after());
+        Ok(overdue.map(|overdue| {
+            let last = overdue.last.map_or_else(|| "none".to_owned(), moment);
+            format!(
+                "OVERDUE: the backup of {} was not made; the last scheduled one is of {last}",
+                moment(overdue.slot)
+            )
+        }))
+    }
+}
+
+fn complete(listed: &[Listed]) -> impl Iterator<Item = &Summary> {
+    let complete = listed.iter().filter(|listed| listed.state == "complete");
+    complete.filter_map(|listed| listed.summary.as_ref())
+}
+
+/// What looks wrong and was not accepted. Marks are asked for only where something does.
+async fn strange(vault: &Vault, listed: &[Listed]) -> anyhow::Result<BTreeMap<Uid, String>> {
+    let measured: Vec<Measured> = complete(listed).map(Measured::from).collect();
+    if suspicious(&measured, &BTreeSet::new()).is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(suspicious(&measured, &vault.marks().await?.accepted))
 }

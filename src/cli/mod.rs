@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout; everything else goes to stderr.
 
+mod accept;
 mod backup;
 mod catalog;
 mod delete;
@@ -16,8 +17,10 @@ mod migrate;
 mod output;
 mod plan;
 mod progress;
+mod prune;
 mod restore;
 mod rollback;
+mod run_scheduled;
 mod serve;
 mod service;
 mod show;
@@ -49,7 +52,8 @@ Settings are flags or variables; pgseal COMMAND --help shows both. The important
   CATALOG_DATABASE_URL     where jobs are recorded; only the service and pgseal catalog need it
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced, \
-or sealed with another passphrase · 5 a setting or the database must be changed first · 130, 143 interrupted
+or sealed with another passphrase · 5 a setting or the database must be changed first · 6 \
+something is due to be deleted and was held back · 130, 143 interrupted
 
 Without pgseal: gpg -d NAME.dump.gpg | pg_restore -d DATABASE";
 
@@ -77,6 +81,10 @@ enum Command {
     Kept(kept::KeptArgs),
     Fetch(fetch::FetchArgs),
     Delete(delete::DeleteArgs),
+    Prune(Box<prune::PruneArgs>),
+    Accept(accept::AcceptArgs),
+    Release(accept::ReleaseArgs),
+    RunScheduled(Box<run_scheduled::RunScheduledArgs>),
     Doctor(doctor::DoctorArgs),
     Serve(Box<serve::ServeArgs>),
     Token(Box<token::TokenArgs>),
@@ -170,6 +178,7 @@ impl Command {
             Self::Restore(arguments) => arguments.run(context).await,
             Self::Drill(arguments) => arguments.run(context).await,
             Self::Rollback(arguments) => arguments.run(context).await,
+            Self::RunScheduled(arguments) => arguments.run(context).await,
             // These can be left at any point: what they hold goes with them.
             Self::List(arguments) => context.leave(arguments.run(context)).await,
             Self::Show(arguments) => context.leave(arguments.run(context)).await,
@@ -177,6 +186,9 @@ impl Command {
             Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
             Self::Kept(arguments) => context.leave(arguments.run(context)).await,
             Self::Delete(arguments) => context.leave(arguments.run(context)).await,
+            Self::Prune(arguments) => context.leave(arguments.run(context)).await,
+            Self::Accept(arguments) => context.leave(arguments.run(context)).await,
+            Self::Release(arguments) => context.leave(arguments.run(context)).await,
             Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
             Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,
             // Told apart before, because they end in steps.

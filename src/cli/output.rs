@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::exit::OutputClosed;
+use crate::model::ids::Uid;
 use crate::model::proof::Proof;
 use crate::model::summary::Summary;
 use crate::progress::{Progress, StageTime};
@@ -47,6 +48,9 @@ pub(super) struct Record {
     object_key: String,
     state: &'static str,
     pub(super) reason: Option<String>,
+    /// Why it looks wrong, although it is complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) suspicious: Option<String>,
     uid: Option<String>,
     kind: Option<&'static str>,
     target: Option<String>,
@@ -88,6 +92,15 @@ impl Record {
         }
     }
 
+    /// Says so where it is among the strange ones.
+    pub(super) fn suspicious(mut self, strange: &BTreeMap<Uid, String>) -> Self {
+        let uid = self.uid.as_deref().and_then(Uid::parse);
+        if let Some(reason) = uid.and_then(|uid| strange.get(&uid)) {
+            self.suspicious = Some(reason.clone());
+        }
+        self
+    }
+
     pub(super) fn of_summary(summary: &Summary) -> Self {
         Self {
             uid: Some(summary.uid.to_string()),
@@ -120,6 +133,7 @@ impl Record {
             object_key: key.to_owned(),
             state: "complete",
             reason: None,
+            suspicious: None,
             uid: None,
             kind: None,
             target: None,
@@ -210,7 +224,10 @@ impl Record {
         let dash = || "-".to_owned();
         [
             self.name.clone(),
-            self.state.to_owned(),
+            self.suspicious
+                .as_ref()
+                .map_or(self.state, |_| "SUSPICIOUS")
+                .to_owned(),
             self.started_at
                 .or(self.finished_at)
                 .map_or_else(dash, moment),

@@ -6,9 +6,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::service::Service;
+use super::service::{Service, timetable};
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
-use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs};
+use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -37,6 +37,8 @@ pub(super) struct ServeArgs {
     tokens: JwtArgs,
     #[command(flatten)]
     queue: QueueArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 impl ServeArgs {
@@ -63,6 +65,7 @@ impl ServeArgs {
                 database: database.database().to_owned(),
                 connection: database,
             },
+            timetable: timetable(&self.schedule)?,
             tokens,
             rules: Rules {
                 confirmation: match self.api.restore_confirm {

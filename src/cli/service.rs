@@ -1,9 +1,10 @@
 //! What every command of the service opens: the catalog and the queue.
 
 use crate::catalog::Catalog;
-use crate::config::{self, QueueArgs};
-use crate::dispatch::Dispatch;
+use crate::config::{self, ConfigError, QueueArgs, ScheduleArgs};
+use crate::dispatch::{Dispatch, Timetable};
 use crate::queue::Queue;
+use crate::model::target::TARGET_DEFAULT;
 
 /// The catalog and the queue.
 pub(super) struct Service {
@@ -25,4 +26,15 @@ impl Service {
         };
         Ok(Self { dispatch })
     }
+}
+
+/// When the default target is backed up; `None`: when somebody asks.
+pub(super) fn timetable(schedule: &ScheduleArgs) -> Result<Option<Timetable>, ConfigError> {
+    let overdue_after = schedule.overdue_after();
+    let timetable = |schedule| Timetable {
+        target: TARGET_DEFAULT.to_owned(),
+        schedule,
+        overdue_after,
+    };
+    Ok(schedule.schedule()?.map(timetable))
 }

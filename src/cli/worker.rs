@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::Context;
 use super::output::table;
-use super::service::Service;
-use crate::config::{self, QueueArgs, WorkerTimes};
+use super::service::{Service, timetable};
+use crate::config::{self, QueueArgs, RetentionArgs, ScheduleArgs, WorkerTimes};
 use crate::queue::rq::names::{QueueName, WorkerName};
 use crate::worker::{self, Alive, State, Stop, Times, Until, Worker};
 
@@ -42,6 +42,10 @@ pub(super) struct WorkerArgs {
     queue: QueueArgs,
     #[command(flatten)]
     times: WorkerTimes,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    retention: RetentionArgs,
 }
 
 impl WorkerArgs {
@@ -63,6 +67,8 @@ impl WorkerArgs {
             stages: context.settings.stages(context.clock).await?,
             targets: context.settings.targets()?.connections()?,
             drill_server: config::drill_server_if_named()?,
+            timetable: timetable(&self.schedule)?,
+            policy: self.retention.policy(),
             times: Times {
                 heartbeat: self.times.heartbeat(),
                 maintenance: self.times.maintenance(),

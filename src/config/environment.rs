@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{ApiArgs, ConfigError, JwtArgs, QueueArgs, Settings, WorkerTimes};
+use super::{
+    ApiArgs, ConfigError, JwtArgs, QueueArgs, RetentionArgs, ScheduleArgs, Settings, WorkerTimes,
+};
 
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -35,6 +37,7 @@ pub(super) fn every_name_is_known() -> Result<(), ConfigError> {
     // Every command knows all settings: one environment often serves several.
     let settings = WorkerTimes::augment_args(QueueArgs::augment_args(settings));
     let settings = JwtArgs::augment_args(ApiArgs::augment_args(settings));
+    let settings = RetentionArgs::augment_args(ScheduleArgs::augment_args(settings));
     let known: Vec<String> = settings
         .get_arguments()
         .filter_map(|argument| argument.get_env()?.to_str())

@@ -8,6 +8,7 @@ mod api;
 mod catalog;
 mod database;
 mod environment;
+mod operate;
 mod service;
 mod store;
 mod targets;
@@ -21,6 +22,7 @@ pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
 pub use catalog::catalog_address;
 pub use database::{connection, drill_server, drill_server_if_named, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
+pub use operate::{RetentionArgs, ScheduleArgs};
 pub(crate) use service::queue_name;
 pub use service::{QueueArgs, WorkerTimes};
 pub use store::StoreArgs;
@@ -34,6 +36,7 @@ use crate::model::object_key::{Layout, ObjectKeyError};
 use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
 use crate::pg::{Clients, Search};
 use crate::queue::address::AddressError;
+use crate::schedule::ScheduleError;
 use crate::store::{Store, StoreError};
 use crate::vault::{ListCache, Vault};
 
@@ -137,6 +140,9 @@ pub enum ConfigError {
         /// What it is like.
         meant: String,
     },
+    /// The schedule cannot be used.
+    #[error("read BACKUP_SCHEDULE")]
+    Schedule(#[source] ScheduleError),
     /// A folder that is named and not there.
     #[error("{variable} names {}, which is no folder", path.display())]
     NoFolder {

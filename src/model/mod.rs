@@ -4,6 +4,8 @@
 pub mod connection;
 pub mod content_digest;
 pub mod digest;
+pub mod drill;
+pub mod event;
 pub mod explanation;
 pub mod ids;
 pub mod kept;
@@ -12,6 +14,8 @@ pub mod manifest;
 pub mod object_key;
 pub mod passphrase;
 pub mod pgpass;
+pub mod policy;
 pub mod proof;
 pub mod summary;
+pub mod suspicion;
 pub mod target;

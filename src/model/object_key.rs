@@ -20,6 +20,8 @@ pub const MANIFEST_SUFFIX: &str = ".manifest.gpg";
 pub const PROOF_SUFFIX: &str = ".proof.gpg";
 /// S3's own limit for a key, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects").
 pub const KEY_BYTES_MAX: usize = 1024;
+/// What the names of marks start with.
+const MARK: &str = "pgseal-mark_";
 /// What a file name may have on the usual Linux file systems (NAME_MAX); a local store has a file for each key.
 const SEGMENT_BYTES_MAX: usize = 200;
 
@@ -199,6 +201,18 @@ impl Layout {
     #[must_use]
     pub fn probe_key(&self, uid: &Uid) -> ObjectKey {
         ObjectKey(format!("{}/pgseal-probe_{uid}", self.folder))
+    }
+
+    /// What the keys of all marks start with.
+    #[must_use]
+    pub fn marks_prefix(&self) -> String {
+        format!("{}/{MARK}", self.folder)
+    }
+
+    /// The key of a small object that says something about a backup without changing it. It ends as no backup does.
+    #[must_use]
+    pub fn mark_key(&self, word: &str, uid: &Uid) -> ObjectKey {
+        ObjectKey(format!("{}/{MARK}{word}_{uid}", self.folder))
     }
 
     /// The key of a backup that started at `started_at`. `disambiguate` adds eight hex digits of the uid, for a name

@@ -53,6 +53,8 @@ pub struct Summary {
     pub pg_dump_version: String,
     /// What an administrator should know.
     pub warnings: Vec<String>,
+    /// What was left out, as patterns.
+    pub excluded_table_data: Vec<String>,
 }
 
 impl Manifest {
@@ -79,6 +81,7 @@ impl Manifest {
             server_version: self.versions.server.clone(),
             pg_dump_version: self.versions.pg_dump.clone(),
             warnings: self.warnings.clone(),
+            excluded_table_data: self.excluded_table_data.clone(),
         }
     }
 }

@@ -17,10 +17,13 @@ pub use error::{BadLine, ReconcileError};
 pub use import::{Imported, import};
 
 use crate::catalog::{Adopted, Catalog, Health, KnownObject, Origin};
+use crate::model::event::Event;
 use crate::model::ids::BackupId;
+use crate::model::kind::BackupKind;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::Proof;
+use crate::model::suspicion::{Measured, suspicion};
 use crate::store::StoreError;
 use crate::vault::{Entry, Vault, VaultError};
 
@@ -42,7 +45,7 @@ pub struct Reconciled {
     pub lost: Vec<BackupAt>,
     /// Rows whose object is another one, since now.
     pub corrupt: Vec<BackupAt>,
-    /// Rows whose object stands there without its manifest, since now.
+    /// Rows whose object stands there without its manifest, since now; and new ones that are far smaller than the one before.
     pub suspicious: Vec<BackupAt>,
     /// Rows whose object is back, as it was.
     pub found_again: Vec<BackupAt>,
@@ -154,6 +157,9 @@ pub async fn reconcile(
         }
         if let Adopted::New(id) = adopted {
             done.adopted.push(at(id, &manifest.object_key));
+            if look_at_the_size(catalog, id, manifest).await? {
+                done.suspicious.push(at(id, &manifest.object_key));
+            }
         }
     }
     let rows = catalog.rows_for_reconcile().await?;
@@ -180,6 +186,32 @@ pub async fn reconcile(
         done.stale_uploads_removed = removed.map_err(VaultError::from)?;
     }
     Ok(done)
+}
+
+/// Whether a backup that the command line made is far smaller than the one before: nobody but us can say so in the catalog.
+async fn look_at_the_size(
+    catalog: &Catalog,
+    id: BackupId,
+    manifest: &Manifest,
+) -> Result<bool, ReconcileError> {
+    if manifest.kind == BackupKind::PreRestore {
+        return Ok(false);
+    }
+    let before = catalog.measure_before(id).await?;
+    let now = Measured::from(manifest).measure;
+    let Some(reason) = before.and_then(|before| suspicion(&now, &before)) else {
+        return Ok(false);
+    };
+    catalog
+        .mark_health(id, Health::Suspicious, Some(&reason))
+        .await?;
+    let event = Event::BackupSuspicious {
+        target: manifest.target.clone(),
+        backup: id,
+        reason,
+    };
+    catalog.record_event(&event).await?;
+    Ok(true)
 }
 
 fn at(id: BackupId, object_key: &str) -> BackupAt {

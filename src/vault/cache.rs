@@ -16,7 +16,7 @@ use crate::model::summary::Summary;
 use crate::seal::Digester;
 
 /// The form's version; another one is not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Where listings remember manifests.
 #[derive(Clone, Debug)]

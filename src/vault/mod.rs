@@ -9,6 +9,7 @@ mod error;
 mod find;
 mod list;
 mod listed;
+mod marks;
 mod proof;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use check::{Fetched, Limits, Proof};
 pub use error::VaultError;
 pub use find::Selector;
 pub use listed::Listed;
+pub use marks::{Mark, Marks};
 
 use crate::model::ids::Uid;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
@@ -247,6 +249,20 @@ impl Vault {
             return Err(VaultError::Probe(key));
         }
         Ok(())
+    }
+
+    /// What time it is for the store: when it got a small object that is gone again afterwards.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn store_time(&self, uid: Uid) -> Result<OffsetDateTime, VaultError> {
+        let key = self.layout.probe_key(&uid);
+        let content = Bytes::from_static(b"what time is it?");
+        self.store.put(&key, Some(uid), content).await?;
+        let head = self.store.head(&key).await;
+        self.store.delete(&key).await?;
+        let head = head?.ok_or(VaultError::Probe(key))?;
+        Ok(head.modified)
     }
 
     /// Free bytes in the spool folder.

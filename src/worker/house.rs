@@ -37,6 +37,7 @@ impl Worker {
                 compared = Some(Instant::now());
                 self.compare_bucket().await;
                 self.drop_replaced().await;
+                self.go_on_deleting().await;
             }
             tokio::time::sleep(self.times.maintenance).await;
         }

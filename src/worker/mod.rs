@@ -3,6 +3,7 @@
 //! ```text
 //! take:   wait -> claim on Redis -> claim in the catalog -> run, with signs of life -> the row ends -> the job ends
 //! house:  every half minute: jobs of dead workers, jobs that Redis lost, those that are due, objects without rows
+//! time:   every few seconds: what the schedule wants, and what came to nothing
 //! ```
 //!
 //! The catalog is the truth: a job whose row is not pending does nothing, and who lost the lease on a row changes it no
@@ -14,18 +15,20 @@ mod conformance;
 mod drill;
 mod end;
 mod house;
+mod prune;
 mod run;
 mod state;
 mod stop;
 mod supervise;
 mod take;
 mod tasks;
+mod time;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use ::time::OffsetDateTime;
 
 pub use alive::{Alive, AliveError, living};
 pub use state::State;
@@ -33,8 +36,9 @@ pub use stop::Stop;
 pub use take::{WorkerError, hostname};
 
 use crate::backup::Stages;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, Timetable};
 use crate::model::connection::Connection;
+use crate::model::policy::Policy;
 use crate::model::target::TargetName;
 use crate::queue::rq::names::{QueueName, WorkerName};
 
@@ -52,6 +56,10 @@ pub struct Worker {
     pub targets: BTreeMap<TargetName, Connection>,
     /// Where drills restore; `None`: nowhere, and a drill's job says so.
     pub drill_server: Option<Connection>,
+    /// When backups are made without anybody asking.
+    pub timetable: Option<Timetable>,
+    /// How long they are kept.
+    pub policy: Policy,
     /// How often what is done.
     pub times: Times,
     /// The folder of its sign of life for a health check.
@@ -96,13 +104,19 @@ impl Worker {
         let work = async {
             if until == Until::Empty {
                 // It must not find the queue empty and leave while the catalog has more for it.
+                self.look_at_the_time(&mut None).await;
                 self.settle_and_enqueue().await;
             }
             let ended = self.take_jobs(until, stop).await;
             stop.house.cancel();
             ended
         };
-        let (ended, (), ()) = tokio::join!(work, self.keep_house(stop), self.listen(stop));
+        let (ended, (), (), ()) = tokio::join!(
+            work,
+            self.keep_house(stop),
+            self.keep_time(stop),
+            self.listen(stop)
+        );
         self.unregister().await;
         ended
     }

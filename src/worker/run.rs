@@ -53,7 +53,8 @@ impl Worker {
             Job::Restore(id) => self.run_restore(taken, id, stop).await,
             Job::Verify(id) => self.run_verify(taken, id, stop).await,
             Job::Drill(id) => self.run_drill(taken, id, stop).await,
-            Job::Copy(_) | Job::Prune => Ending::Failed(format!(
+            Job::Prune => self.run_prune(taken, stop).await,
+            Job::Copy(_) => Ending::Failed(format!(
                 "this pgseal ({}) knows the task {job:?}, but does not carry it out yet\nhint: a later version does",
                 env!("CARGO_PKG_VERSION")
             )),

@@ -190,7 +190,10 @@ impl Worker {
             .await;
         match told {
             // The restore that waited for it is pending now; its job is released with ours.
-            Some(Ended::Done { .. }) => Ending::Success(backup_value(id, manifest)),
+            Some(Ended::Done { .. }) => {
+                self.after_backup(id, manifest).await;
+                Ending::Success(backup_value(id, manifest))
+            }
             Some(Ended::Lost) => {
                 self.take_back_without_dump(manifest).await;
                 Ending::Lost
@@ -390,7 +393,20 @@ impl Worker {
             cancel: CancellationToken::new(),
         };
         let cancel = running.cancel.clone();
-        let work = cancel.run_until_cancelled(self.verify(key, &progress));
+        // While it is read, nobody deletes it.
+        let (catalog, holder) = (&self.dispatch.catalog, taken.job_id.as_str());
+        if let Err(error) = catalog.pin(id, holder, self.dispatch.time_limit).await {
+            return Ending::Failed(explain(&error)).or_retry(taken);
+        }
+        let work = async {
+            let verified = cancel
+                .run_until_cancelled(self.verify(key, &progress))
+                .await;
+            if let Err(error) = catalog.unpin(id, holder).await {
+                tracing::debug!(%error, "a pin is left, and ends by itself");
+            }
+            verified
+        };
         let verified = match self.supervise(running, stop, work).await {
             Supervised::Done(Some(verified)) => verified,
             Supervised::Ended(Reason::ShuttingDown, _) => return Ending::GivenBack,
@@ -404,6 +420,9 @@ impl Worker {
             }
         };
         let (health, reason) = match &verified {
+            Ok(()) if self.is_suspicious(id).await => {
+                return verified_value(id, Health::Suspicious);
+            }
             Ok(()) => (Health::Ok, None),
             Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => {
                 (Health::Lost, verified.as_ref().err())
@@ -421,11 +440,14 @@ impl Worker {
         match (marked, reason) {
             (Err(error), _) => Ending::Failed(explain(&error)).or_retry(taken),
             (Ok(_), Some(reason)) => Ending::Failed(reason),
-            (Ok(_), None) => Ending::Success(dict(&[
-                ("backup_id", Value::Int(id.get())),
-                ("health", Value::Text("ok".to_owned())),
-            ])),
+            (Ok(_), None) => verified_value(id, Health::Ok),
         }
+    }
+
+    /// Whether a backup looks wrong for another reason than its bytes, which a verification says nothing about.
+    async fn is_suspicious(&self, id: BackupId) -> bool {
+        let row = self.dispatch.catalog.backup(id).await;
+        matches!(row, Ok(Some(row)) if row.health == Health::Suspicious)
     }
 
     async fn verify(&self, key: ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
@@ -533,6 +555,14 @@ fn backup_value(id: BackupId, manifest: &Manifest) -> Value {
     ])
 }
 
+/// What `run_verify` returns.
+fn verified_value(id: BackupId, health: Health) -> Ending {
+    Ending::Success(dict(&[
+        ("backup_id", Value::Int(id.get())),
+        ("health", Value::Text(health.to_string())),
+    ]))
+}
+
 /// What `run_restore` returns.
 fn restore_value(row: &RestoreRow, restored: &Restored) -> Value {
     let safety = row.safety_backup_id;
@@ -548,7 +578,7 @@ fn restore_value(row: &RestoreRow, restored: &Restored) -> Value {
     ])
 }
 
-fn number(number: u64) -> Value {
+pub(super) fn number(number: u64) -> Value {
     Value::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }
 

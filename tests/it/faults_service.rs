@@ -10,6 +10,7 @@ use pgseal::dispatch::{BackupWanted, Dispatch};
 use pgseal::model::kind::BackupKind;
 use pgseal::model::object_key::Layout;
 use pgseal::model::passphrase::Passphrase;
+use pgseal::model::policy::Policy;
 use pgseal::model::target::TargetName;
 use pgseal::pg::{Clients, Search};
 use pgseal::queue::Queue;
@@ -367,6 +368,8 @@ async fn worker(service: &Service) -> Worker {
         },
         targets: [(TargetName::default(), connection(&service.database.url))].into(),
         drill_server: None,
+        timetable: None,
+        policy: Policy::default(),
         times: Times {
             heartbeat: Duration::from_secs(1),
             maintenance: Duration::from_secs(1),

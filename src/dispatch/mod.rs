@@ -2,11 +2,15 @@
 //!
 //! The row is the truth, the job a hint: where Redis is down, the row waits until a worker's housekeeping makes the job.
 
+mod timetable;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::random;
 use time::OffsetDateTime;
+
+pub use timetable::{Asked, Outlook, Timetable, scheduled};
 
 use crate::catalog::{
     BackupRequested, BackupRow, Cancelled, Catalog, CatalogError, Dependent, JobStatus, PendingJob,
@@ -171,7 +175,7 @@ impl Dispatch {
     /// # Errors
     /// Redis failed, or did not answer in time.
     pub async fn verify(&self, id: BackupId, now: OffsetDateTime) -> Result<JobId, DispatchError> {
-        self.send(Job::Verify(id), now).await
+        self.without_row(Job::Verify(id), now).await
     }
 
     /// Asks for a drill of a backup. It has no row of its own either: the job's id.
@@ -179,20 +183,29 @@ impl Dispatch {
     /// # Errors
     /// Redis failed, or did not answer in time.
     pub async fn drill(&self, id: BackupId, now: OffsetDateTime) -> Result<JobId, DispatchError> {
-        self.send(Job::Drill(Some(id)), now).await
+        self.without_row(Job::Drill(Some(id)), now).await
     }
 
-    async fn send(&self, job: Job, now: OffsetDateTime) -> Result<JobId, DispatchError> {
+    async fn without_row(&self, job: Job, now: OffsetDateTime) -> Result<JobId, DispatchError> {
         let job_id = JobId::from_random(random());
         let call = self.functions.call(job, Serializer::Pickle);
-        let job = NewJob {
+        let new = NewJob {
             timeout: lifetime(self.time_limit),
             result_ttl: Some(RESULT_TTL),
             ..NewJob::new(job_id.clone(), self.queue_name.clone(), call)
         };
-        let enqueued = tokio::time::timeout(ENQUEUE_WITHIN, self.queue.enqueue(&job, now));
+        let enqueued = tokio::time::timeout(ENQUEUE_WITHIN, self.queue.enqueue(&new, now));
         enqueued.await.map_err(|_| DispatchError::Slow)??;
         Ok(job_id)
+    }
+
+    /// Asks for what retention no longer keeps to be deleted. It has no row: one that Redis does not take is not asked for,
+    /// and the next scheduled backup asks again.
+    ///
+    /// # Errors
+    /// Redis failed, or did not answer in time.
+    pub async fn prune(&self, now: OffsetDateTime) -> Result<JobId, DispatchError> {
+        self.without_row(Job::Prune, now).await
     }
 
     /// Takes a job back, or asks its worker to end it.

@@ -1,0 +1,62 @@
+//! Deleting one backup that has a row: the row says so first, then every version of its objects goes, then the row.
+
+use crate::catalog::{BackupRow, Catalog, CatalogError, JobStatus, LastGood};
+use crate::model::ids::BackupId;
+use crate::model::object_key::ObjectKey;
+use crate::store::StoreError;
+use crate::vault::{Vault, VaultError};
+
+/// Why a backup was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// The catalog refuses, or fails.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The store refuses, or fails. The row says `deleting`, and asking again goes on.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+/// Deletes a backup, object and row; one whose deletion was interrupted is gone on with. How many versions of its objects
+/// there were.
+///
+/// # Errors
+/// Somebody needs it, the store keeps it, or either of the two fails.
+pub async fn delete(
+    vault: &Vault,
+    catalog: &Catalog,
+    id: BackupId,
+    last_good: LastGood,
+) -> Result<u64, DeleteError> {
+    let row = catalog.begin_deletion(id, last_good).await?;
+    let mut versions = 0;
+    if let Some(key) = own_object(vault, &row).await? {
+        match vault.delete_key(&key).await {
+            Ok(deleted) => versions = deleted,
+            Err(error) => {
+                if let VaultError::Store(StoreError::Locked { until, .. }) = &error {
+                    catalog.deletion_locked(id, *until).await?;
+                }
+                return Err(error.into());
+            }
+        }
+    }
+    catalog.finish_deletion(id).await?;
+    Ok(versions)
+}
+
+/// The object to delete with a row: what stands under its key only if it is this backup's own. The key of a try that came
+/// to nothing may be another backup's by now.
+async fn own_object(vault: &Vault, row: &BackupRow) -> Result<Option<ObjectKey>, VaultError> {
+    if row.job.status != JobStatus::Completed {
+        return Ok(None);
+    }
+    let Some(key) = &row.object_key else {
+        return Ok(None);
+    };
+    let key = ObjectKey::parse(key).map_err(|_| VaultError::BadKey(key.clone()))?;
+    let head = vault.store.head(&key).await?;
+    // One without a uid is somebody else's too, where ours has one.
+    let is_another = head.is_some_and(|head| row.uid.is_some() && head.uid != row.uid);
+    Ok((!is_another).then_some(key))
+}

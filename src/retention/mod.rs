@@ -1,0 +1,343 @@
+//! Retention: which backups are kept, which go, and why; and their going.
+//!
+//! First a plan, which is data and touches nothing, then its carrying out, which asks the catalog once more about each
+//! backup. It works on a store alone as well: then nobody can be asked whether a restore needs one.
+
+mod delete;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use time::OffsetDateTime;
+
+pub use delete::{DeleteError, delete};
+pub use plan::{Candidate, Circumstances, Decision, Plan, Verdict, What, name, plan};
+
+use crate::catalog::{
+    Catalog, CatalogError, Deletion, Health, LastGood, ProofState, RetainedRow, Task,
+};
+use crate::model::explanation::explain;
+use crate::model::ids::{BackupId, Uid};
+use crate::model::kind::BackupKind;
+use crate::model::manifest::Manifest;
+use crate::model::object_key::ObjectKey;
+use crate::model::policy::Policy;
+use crate::model::suspicion::{Measured, suspicious};
+use crate::store::StoreError;
+use crate::vault::{Bare, Entry, Mark, Marks, Vault, VaultError};
+
+/// Where retention looks, and by which policy.
+#[derive(Clone)]
+pub struct Retention {
+    /// The target's backups.
+    pub vault: Vault,
+    /// Who needs them; `None`: nobody can be asked.
+    pub catalog: Option<Catalog>,
+    /// The target's name.
+    pub target: String,
+    /// How long backups are kept.
+    pub policy: Policy,
+    /// The one clock.
+    pub clock: fn() -> OffsetDateTime,
+}
+
+/// What somebody wants beyond the policy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// Foreign objects that are old enough may go.
+    pub include_foreign: bool,
+    /// More may go at once than would stay.
+    pub many: bool,
+}
+
+/// What was carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Keys of what is gone.
+    pub deleted: Vec<String>,
+    /// Versions of objects that were deleted with them.
+    pub versions: u64,
+    /// What was needed after all, and why.
+    pub needed: Vec<(String, String)>,
+    /// What the store does not let go yet, and what it said.
+    pub locked: Vec<(String, String)>,
+    /// What could not be deleted, and why. It is tried again.
+    pub failed: Vec<(String, String)>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum RetentionError {
+    /// The catalog fails.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The store fails, or no passphrase is set.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+impl Retention {
+    /// Decides about everything that is in the store.
+    ///
+    /// # Errors
+    /// The store or the catalog fails: nothing is decided from half of the facts.
+    pub async fn plan(&self, wishes: Wishes) -> Result<Plan, RetentionError> {
+        self.vault.current_passphrase()?;
+        let marks = self.vault.marks().await?;
+        let mut entries = self.vault.list().await?;
+        // The folder of the target `default` has those of the others in it, and each has rules of its own.
+        entries.retain(|entry| {
+            ObjectKey::parse(entry.key()).is_ok_and(|key| self.vault.layout.is_own(&key))
+        });
+        let known = self.known(&entries).await?;
+        let measured: Vec<Measured> = complete(&entries).map(Measured::from).collect();
+        let strange = suspicious(&measured, &marks.accepted);
+        let now = (self.clock)();
+        let candidates = entries
+            .iter()
+            .filter_map(|entry| candidate(entry, &known, &marks, &strange, now))
+            .collect();
+        let store_now = self.vault.store_time(Uid::new(now)).await?;
+        let circumstances = Circumstances {
+            policy: self.policy,
+            now,
+            store_now: Some(store_now),
+            include_foreign: wishes.include_foreign,
+            many: wishes.many,
+        };
+        Ok(Plan {
+            stale_marks: stale(&marks, &entries),
+            ..plan(candidates, &circumstances)
+        })
+    }
+
+    /// Deletes what is due, unless the plan is held. One that cannot be deleted keeps no other from it.
+    ///
+    /// # Errors
+    /// The catalog cannot be asked which deletions are not done, or the store lists nothing.
+    pub async fn carry_out(&self, plan: &Plan) -> Result<Pruned, RetentionError> {
+        let mut pruned = Pruned::default();
+        self.go_on(&mut pruned).await?;
+        if plan.held.is_empty() {
+            for decision in plan.due() {
+                let of = &decision.of;
+                let deleted = self.delete_one(of).await;
+                sort_in(&of.key, deleted, &mut pruned);
+            }
+        }
+        for (mark, uid) in &plan.stale_marks {
+            self.vault.unmark(*mark, *uid).await?;
+        }
+        Ok(pruned)
+    }
+
+    /// Goes on with deletions that were interrupted, whoever began them.
+    ///
+    /// # Errors
+    /// The catalog cannot be asked which.
+    pub async fn go_on(&self, pruned: &mut Pruned) -> Result<(), RetentionError> {
+        let Some(catalog) = &self.catalog else {
+            return Ok(());
+        };
+        for id in catalog.deleting(Some(&self.target)).await? {
+            let row = catalog.backup(id).await?;
+            let key = row.and_then(|row| row.object_key);
+            let key = key.unwrap_or_else(|| format!("backup {id}"));
+            let deleted = delete(&self.vault, catalog, id, LastGood::Kept).await;
+            sort_in(&key, deleted, pruned);
+        }
+        Ok(())
+    }
+
+    async fn delete_one(&self, of: &Candidate) -> Result<u64, DeleteError> {
+        if let (Some(catalog), Some(id)) = (&self.catalog, of.id) {
+            return delete(&self.vault, catalog, id, LastGood::Kept).await;
+        }
+        let key = ObjectKey::parse(&of.key).map_err(|_| VaultError::BadKey(of.key.clone()))?;
+        Ok(self.vault.delete_key(&key).await?)
+    }
+
+    /// Every complete backup gets a row first, as housekeeping would give it one: without, nobody could keep it from being
+    /// deleted.
+    async fn known(&self, entries: &[Entry]) -> Result<Known, RetentionError> {
+        let Some(catalog) = &self.catalog else {
+            return Ok(Known::default());
+        };
+        let mut oldest_first: Vec<&Manifest> = complete(entries).collect();
+        oldest_first.sort_by_key(|manifest| (manifest.started_at, manifest.uid));
+        catalog.adopt(&oldest_first).await?;
+        let rows = catalog.retained(&self.target).await?;
+        let running = catalog.running().await?.into_iter();
+        Ok(Known {
+            rows: rows
+                .into_iter()
+                .map(|row| (row.object_key.clone(), row))
+                .collect(),
+            running: running
+                .filter_map(|row| match row.task {
+                    Task::Backup(id) => Some((row.object_key?, id)),
+                    Task::Restore(_) => None,
+                })
+                .collect(),
+        })
+    }
+}
+
+/// What the catalog knows, by the dump's key.
+#[derive(Default)]
+struct Known {
+    rows: BTreeMap<String, RetainedRow>,
+    running: BTreeMap<String, BackupId>,
+}
+
+fn complete(entries: &[Entry]) -> impl Iterator<Item = &Manifest> {
+    entries.iter().filter_map(|entry| match entry {
+        Entry::Complete(manifest) => Some(&**manifest),
+        _ => None,
+    })
+}
+
+/// Marks of backups that are gone say nothing any more. Where a manifest cannot be read, nobody knows whose they are.
+fn stale(marks: &Marks, entries: &[Entry]) -> Vec<(Mark, Uid)> {
+    let mut there = BTreeSet::new();
+    for entry in entries {
+        match entry {
+            Entry::Complete(manifest) | Entry::Lost(manifest) => there.insert(manifest.uid),
+            Entry::Unreadable { .. } => return Vec::new(),
+            Entry::Foreign(_) | Entry::Unfinished(_) => continue,
+        };
+    }
+    let of = |mark, marked: &BTreeSet<Uid>| -> Vec<(Mark, Uid)> {
+        marked.difference(&there).map(|uid| (mark, *uid)).collect()
+    };
+    let mut stale = of(Mark::Accepted, &marks.accepted);
+    stale.extend(of(Mark::Released, &marks.released));
+    stale
+}
+
+/// An entry as a plan looks at it; `None`: it is being deleted, and no plan may count on it.
+fn candidate(
+    entry: &Entry,
+    known: &Known,
+    marks: &Marks,
+    strange: &BTreeMap<Uid, String>,
+    now: OffsetDateTime,
+) -> Option<Candidate> {
+    let row = known.rows.get(entry.key());
+    if row.is_some_and(|row| row.deletion == Deletion::Deleting) {
+        return None;
+    }
+    let (uid, bytes, what) = match entry {
+        Entry::Complete(manifest) => {
+            // A row of another object under the same key tells nothing of this one.
+            let row = row.filter(|row| row.uid.is_none_or(|uid| uid == manifest.uid));
+            let strange = strange.get(&manifest.uid).cloned();
+            (
+                Some(manifest.uid),
+                manifest.sealed_bytes,
+                what(manifest.kind, row, strange),
+            )
+        }
+        Entry::Lost(manifest) => (
+            Some(manifest.uid),
+            0,
+            What::Unknown("its dump is not in the store".to_owned()),
+        ),
+        Entry::Unreadable { reason, .. } => (
+            None,
+            0,
+            What::Unknown(format!("its manifest cannot be read: {reason}")),
+        ),
+        Entry::Foreign(bare) => (None, bare.bytes, What::Foreign),
+        Entry::Unfinished(bare) => (None, bare.bytes, What::Unfinished),
+    };
+    let proven_at = row
+        .filter(|row| row.proof == ProofState::Proven)
+        .and_then(|row| row.proof_at);
+    Some(Candidate {
+        key: entry.key().to_owned(),
+        uid,
+        id: row.map(|row| row.id),
+        what,
+        made_at: entry.made_at(),
+        bytes,
+        proven_at,
+        pins: pins(entry, row, known, marks, now),
+    })
+}
+
+fn what(kind: BackupKind, row: Option<&RetainedRow>, strange: Option<String>) -> What {
+    let reason = |row: &RetainedRow| {
+        row.health_reason
+            .clone()
+            .unwrap_or_else(|| row.health.to_string())
+    };
+    match row {
+        Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) => {
+            What::Damaged(kind, reason(row))
+        }
+        Some(row) if row.proof == ProofState::Failed => {
+            What::Damaged(kind, "its trial failed".to_owned())
+        }
+        Some(row) if row.health == Health::Suspicious => What::Suspicious(kind, reason(row)),
+        _ => match strange {
+            Some(strange) => What::Suspicious(kind, strange),
+            None => What::Good(kind),
+        },
+    }
+}
+
+/// Why an entry must stay whatever the policy.
+fn pins(
+    entry: &Entry,
+    row: Option<&RetainedRow>,
+    known: &Known,
+    marks: &Marks,
+    now: OffsetDateTime,
+) -> Vec<String> {
+    let mut pins = Vec::new();
+    if row.is_some_and(|row| row.is_needed) {
+        pins.push("a restore needs it, or somebody reads it".to_owned());
+    }
+    let locked = row.and_then(|row| row.locked_until);
+    if let Some(until) = locked.filter(|until| *until > now) {
+        pins.push(format!("the store keeps it until {until}"));
+    }
+    match entry {
+        Entry::Complete(manifest)
+            if manifest.kind == BackupKind::PreRestore
+                && !marks.released.contains(&manifest.uid) =>
+        {
+            pins.push(format!(
+                "what was there before a restore; pgseal release {} lets it go",
+                manifest.name
+            ));
+        }
+        Entry::Unfinished(Bare { key, .. }) if known.running.contains_key(key.as_str()) => {
+            pins.push("it is being made".to_owned());
+        }
+        _ => {}
+    }
+    pins
+}
+
+fn sort_in(key: &str, deleted: Result<u64, DeleteError>, pruned: &mut Pruned) {
+    let key = key.to_owned();
+    match deleted {
+        Ok(versions) => {
+            pruned.versions += versions;
+            pruned.deleted.push(key);
+        }
+        // Somebody else deleted it meanwhile.
+        Err(DeleteError::Catalog(CatalogError::NoSuchBackup(_))) => {}
+        Err(DeleteError::Catalog(error @ CatalogError::Needed { .. })) => {
+            pruned.needed.push((key, explain(&error)));
+        }
+        Err(error @ DeleteError::Vault(VaultError::Store(StoreError::Locked { .. }))) => {
+            pruned.locked.push((key, explain(&error)));
+        }
+        Err(error) => pruned.failed.push((key, explain(&error))),
+    }
+}
