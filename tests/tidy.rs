@@ -12,7 +12,7 @@ use sha2::Digest as _;
 const FLOORS: &[&[&str]] = &[
     &["model"],
     &["hardening", "pipe", "progress", "reach", "telemetry"],
-    &["pg", "seal", "store", "catalog", "queue"],
+    &["pg", "seal", "store", "catalog", "queue", "notify"],
     &["vault"],
     &["backup", "restore", "retention", "reconcile", "dispatch"],
     // It turns settings into what the use cases take, so it stands above them; nothing below may read settings.
@@ -63,7 +63,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("pgseal.backups", &["src/catalog/"]),
     ("pgseal.restores", &["src/catalog/"]),
     ("pgseal.audit", &["src/catalog/"]),
+    ("pgseal.events", &["src/catalog/"]),
+    ("pgseal.deliveries", &["src/catalog/"]),
     ("jsonwebtoken", &["src/api/auth.rs"]),
+    ("lettre", &["src/notify/email.rs"]),
+    ("hyper_rustls", &["src/notify/http.rs"]),
 ];
 
 /// A file's own code: without comments, and without the modules that only tests have.

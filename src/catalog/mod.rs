@@ -16,6 +16,7 @@ mod error;
 mod lease;
 mod listing;
 mod migrate;
+mod outbox;
 mod read;
 mod request;
 mod rows;
@@ -37,6 +38,7 @@ use error::is_lost_connection;
 pub use lease::{Claim, Lease, Renewed, Report};
 pub use listing::{BackupFilter, LastSuccess, RestoreFilter, Slice, Statistics};
 pub use migrate::{CreateDatabase, Migrated, migrate};
+pub use outbox::{Delivery, Failed, Route, Undelivered};
 pub use request::{BackupRequested, RestoreRequested, Safety};
 pub use rows::{
     Active, BackupRow, Deletion, Health, JobFacts, JobStatus, Origin, PendingJob, ProofState,

@@ -8,9 +8,13 @@ use clap::{Args, ValueEnum};
 use super::Context;
 use super::exit::UsageError;
 use super::output::{Record, took};
+use super::tell::Teller;
 use crate::backup::{self, BackupRequest};
-use crate::config;
+use crate::config::{self, NotifyArgs};
+use crate::model::event::{EventKind, Facts};
+use crate::model::explanation;
 use crate::model::kind::BackupKind;
+use crate::model::manifest::Manifest;
 use crate::progress::Progress;
 
 const AFTER_HELP: &str = "\
@@ -37,6 +41,8 @@ pub(super) struct BackupArgs {
     /// Leave the rows of matching tables out, as pg_dump does; may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude_table_data: Vec<String>,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -49,19 +55,59 @@ pub(super) enum KindArg {
 
 impl BackupArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let request = self.request()?;
-        let stages = context.settings.stages(context.clock).await?;
         let progress = Arc::new(Progress::default());
-        let made = backup::run(&stages, &request, &progress, &context.cancel);
-        let manifest = context.progress.show(&progress, made).await?;
+        let teller = Teller::of(&self.notify, context);
+        let known = self.known();
+        // Whoever is told of the beginning must not hold the backup up, nor its end.
+        let made = tokio::select! {
+            made = self.make(context, &progress) => made,
+            never = teller.tell_on(EventKind::BackupStarted, &known) => never,
+        };
+        let (manifest, place) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let failed = Facts {
+                    stage: Some(progress.read().stage).filter(|stage| !stage.is_empty()),
+                    error: Some(explanation::explain(error.as_ref())),
+                    ..known
+                };
+                teller.tell(EventKind::BackupFailed, failed).await;
+                return Err(error);
+            }
+        };
         let record = Record::of_summary(&manifest.summary());
-        context.output.print(&record, || {
-            let place = stages.vault.store.describe();
+        let printed = context.output.print(&record, || {
             let mut facts = record.facts();
             facts.add("took", Some(took(&progress)));
             let (name, facts) = (&record.name, facts.text());
             format!("Backup {name} is complete in {place}\n{facts}")
-        })
+        });
+        let done = Facts::of_manifest(&manifest);
+        teller.tell(EventKind::BackupCompleted, done).await;
+        printed
+    }
+
+    /// Makes the backup: its manifest, and where it is.
+    async fn make(
+        &self,
+        context: &Context,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<(Manifest, String)> {
+        let request = self.request()?;
+        let stages = context.settings.stages(context.clock).await?;
+        let made = backup::run(&stages, &request, progress, &context.cancel);
+        let manifest = context.progress.show(progress, made).await?;
+        Ok((manifest, stages.vault.store.describe()))
+    }
+
+    /// What is known before anything was done.
+    fn known(&self) -> Facts {
+        let connection = config::connection(self.database_url.as_deref(), "DATABASE_URL");
+        Facts {
+            database: connection.ok().map(|to| to.database().to_owned()),
+            backup_kind: Some(BackupKind::from(self.kind).as_str().to_owned()),
+            ..Facts::default()
+        }
     }
 
     fn request(&self) -> anyhow::Result<BackupRequest> {

@@ -54,6 +54,11 @@ impl From<ExitStatus> for std::process::ExitCode {
 #[error("{0} of the findings above must be mended before backups or restores work")]
 pub(super) struct ProblemsFound(pub(super) usize);
 
+/// A channel did not take the test.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} of the channels above did not take the test")]
+pub(super) struct ChannelsFailed(pub(super) usize);
+
 /// What was typed makes no sense beyond what clap sees.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

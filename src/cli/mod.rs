@@ -11,6 +11,7 @@ mod exit;
 mod fetch;
 mod list;
 mod migrate;
+mod notify;
 mod output;
 mod progress;
 mod restore;
@@ -18,6 +19,7 @@ mod serve;
 mod service;
 mod show;
 mod signals;
+mod tell;
 mod token;
 mod verify;
 mod worker;
@@ -72,6 +74,7 @@ enum Command {
     Worker(Box<worker::WorkerArgs>),
     Enqueue(Box<enqueue::EnqueueArgs>),
     Migrate(migrate::MigrateArgs),
+    Notify(Box<notify::NotifyCommandArgs>),
     Catalog(catalog::CatalogArgs),
 }
 
@@ -167,6 +170,7 @@ impl Command {
             Self::Serve(arguments) => arguments.run(context, &context.cancel).await,
             Self::Token(arguments) => arguments.run(context),
             Self::Migrate(arguments) => context.leave(arguments.run(context)).await,
+            Self::Notify(arguments) => context.leave(arguments.run(context)).await,
             Self::Catalog(arguments) => context.leave(arguments.run(context)).await,
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Context;
 use super::output::table;
 use super::service::Service;
-use crate::config::{self, QueueArgs, WorkerTimes};
+use crate::config::{self, NotifyArgs, QueueArgs, WorkerTimes};
 use crate::queue::rq::names::{QueueName, WorkerName};
 use crate::worker::{self, Alive, State, Stop, Times, Until, Worker};
 
@@ -42,6 +42,8 @@ pub(super) struct WorkerArgs {
     queue: QueueArgs,
     #[command(flatten)]
     times: WorkerTimes,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 impl WorkerArgs {
@@ -69,6 +71,7 @@ impl WorkerArgs {
                 reconcile: self.times.reconcile(),
                 grace: self.times.grace(),
             },
+            notifier: self.notify.notifier()?,
             alive_folder: context.settings.spool_folder(),
             state: State::default(),
         };

@@ -8,6 +8,7 @@ mod api;
 mod catalog;
 mod database;
 mod environment;
+mod notify;
 mod service;
 mod store;
 
@@ -20,6 +21,7 @@ pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
 pub use catalog::catalog_address;
 pub use database::{connection, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
+pub use notify::NotifyArgs;
 pub(crate) use service::queue_name;
 pub use service::{QueueArgs, WorkerTimes};
 pub use store::StoreArgs;
@@ -29,6 +31,7 @@ use crate::model::connection::ConnectionError;
 use crate::model::manifest::RowCounts;
 use crate::model::object_key::{Layout, ObjectKeyError};
 use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
+use crate::notify;
 use crate::pg::{Clients, Search};
 use crate::queue::address::AddressError;
 use crate::store::{Store, StoreError};
@@ -117,6 +120,18 @@ pub enum ConfigError {
     /// What tokens are checked with.
     #[error("{0}")]
     Tokens(String),
+    /// Half of a channel is missing.
+    #[error("{0}")]
+    Notify(String),
+    /// A channel's address.
+    #[error("read {variable}")]
+    Address {
+        /// Where it came from.
+        variable: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: notify::AddressError,
+    },
     /// A part of the objects' names.
     #[error("BACKUP_PREFIX or BACKUP_ENVIRONMENT cannot be part of an object's name")]
     Layout(#[source] ObjectKeyError),

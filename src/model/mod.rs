@@ -3,6 +3,7 @@
 
 pub mod connection;
 pub mod digest;
+pub mod event;
 pub mod explanation;
 pub mod ids;
 pub mod kind;

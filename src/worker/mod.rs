@@ -3,6 +3,7 @@
 //! ```text
 //! take:   wait -> claim on Redis -> claim in the catalog -> run, with signs of life -> the row ends -> the job ends
 //! house:  every half minute: jobs of dead workers, jobs that Redis lost, those that are due, objects without rows
+//! tell:   every few seconds: what the catalog's outbox has for e-mail, webhook, chat and dead man's switch
 //! ```
 //!
 //! The catalog is the truth: a job whose row is not pending does nothing, and who lost the lease on a row changes it no
@@ -11,6 +12,7 @@
 mod alive;
 #[cfg(feature = "test-support")]
 mod conformance;
+mod deliver;
 mod end;
 mod house;
 mod run;
@@ -33,6 +35,7 @@ pub use take::{WorkerError, hostname};
 use crate::backup::Stages;
 use crate::dispatch::Dispatch;
 use crate::model::connection::Connection;
+use crate::notify::Notifier;
 use crate::queue::rq::names::{QueueName, WorkerName};
 
 /// The one target that a worker knows: what `DATABASE_URL` names.
@@ -52,6 +55,8 @@ pub struct Worker {
     pub database: Connection,
     /// How often what is done.
     pub times: Times,
+    /// Who hears of what happened.
+    pub notifier: Notifier,
     /// The folder of its sign of life for a health check.
     pub alive_folder: PathBuf,
     /// What it is doing.
@@ -98,7 +103,12 @@ impl Worker {
             stop.house.cancel();
             ended
         };
-        let (ended, (), ()) = tokio::join!(work, self.keep_house(stop), self.listen(stop));
+        let (ended, (), (), ()) = tokio::join!(
+            work,
+            self.keep_house(stop),
+            self.listen(stop),
+            self.deliver(until, stop)
+        );
         self.unregister().await;
         ended
     }

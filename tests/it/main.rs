@@ -39,6 +39,8 @@ mod large;
 mod listing;
 mod majors;
 mod memory;
+mod notify;
+mod notify_outbox;
 mod pickle;
 mod queue;
 mod round_trip;
