@@ -31,7 +31,6 @@ use crate::model::connection::ConnectionError;
 use crate::model::manifest::RowCounts;
 use crate::model::object_key::{Layout, ObjectKeyError};
 use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
-use crate::notify;
 use crate::pg::{Clients, Search};
 use crate::queue::address::AddressError;
 use crate::store::{Store, StoreError};
@@ -130,7 +129,7 @@ pub enum ConfigError {
         variable: &'static str,
         /// What is wrong with it.
         #[source]
-        source: notify::AddressError,
+        source: crate::notify::AddressError,
     },
     /// A part of the objects' names.
     #[error("BACKUP_PREFIX or BACKUP_ENVIRONMENT cannot be part of an object's name")]

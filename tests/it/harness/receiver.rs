@@ -10,7 +10,6 @@ use super::somebody::until;
 /// What was sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    pub method: String,
     pub path: String,
     /// Names in small letters.
     pub headers: BTreeMap<String, String>,
@@ -75,14 +74,6 @@ impl Receiver {
     pub fn sent(&self) -> Vec<Sent> {
         self.state.sent.lock().unwrap().clone()
     }
-
-    /// Waits for so many, and takes them.
-    pub fn until_sent(&self, number: usize) -> Vec<Sent> {
-        until(&format!("{number} messages"), || {
-            self.sent().len() >= number
-        });
-        self.sent()
-    }
 }
 
 impl Drop for Receiver {
@@ -113,7 +104,8 @@ fn read(stream: &TcpStream) -> Option<Sent> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, path) = (words.next()?, words.next()?);
+    assert_eq!(words.next()?, "POST");
+    let path = words.next()?;
     let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
@@ -129,7 +121,6 @@ fn read(stream: &TcpStream) -> Option<Sent> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     Some(Sent {
-        method,
         path,
         headers,
         body: String::from_utf8(body).unwrap(),
