@@ -367,11 +367,11 @@ fn a_backup_without_a_catalog_tells_what_came_of_it() {
         "{}",
         message.body()
     );
-    server.psql("postgres", &format!("DROP DATABASE \"{hostile}\""));
 
     // Nobody there: a warning each, and the same verdicts.
     drop((receiver, mail));
     pgseal.fails(1, &["backup"]);
+    server.psql("postgres", &format!("DROP DATABASE \"{hostile}\""));
     pgseal
         .unset("BACKUP_PG_BINDIRS")
         .set("DATABASE_URL", &source.url);
