@@ -17,6 +17,10 @@ use crate::notify::{
 /// Who hears of what happened.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Notifications")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the fields are the flags' names, which stand beside other commands' own"
+)]
 pub struct NotifyArgs {
     /// Who sends the e-mails that BACKUP_SMTP_URL's server takes
     #[arg(

@@ -124,11 +124,11 @@ impl Worker {
         {
             Failed::GivenUp => {
                 tracing::error!(event.id = %id, event.kind = %kind, channel = channel.name(), reason,
-                "Notification given up after days; pgseal notify list shows it")
+                "Notification given up after days; pgseal notify list shows it");
             }
             Failed::Again | Failed::Lost => {
                 tracing::warn!(event.id = %id, event.kind = %kind, channel = channel.name(),
-                attempt = delivery.attempt, reason, "Notification not sent, tried again later")
+                attempt = delivery.attempt, reason, "Notification not sent, tried again later");
             }
         }
         Ok(false)
