@@ -339,11 +339,7 @@ fn a_backup_without_a_catalog_tells_what_came_of_it() {
         sent_to(&sent, "/ping/").last().unwrap().path,
         "/ping/default/fail"
     );
-    let failed = sent_to(&sent, "/hook/")
-        .into_iter()
-        .map(verified)
-        .last()
-        .unwrap();
+    let failed = verified(sent_to(&sent, "/hook/").last().unwrap());
     assert_eq!(
         (&failed["type"], &failed["data"]["database"]),
         (&json!("backup.failed"), &json!(hostile))
