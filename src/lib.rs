@@ -21,7 +21,7 @@
 //! | 5 | [`config`]: settings, and what they build |
 //! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup · [`retention`]: which backups go · [`dispatch`]: asking for them · [`reconcile`]: bucket and catalog |
 //! | 3 | [`vault`]: finding, fetching and proving what is in a store |
-//! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket · [`catalog`]: what was asked for, in PostgreSQL · [`queue`]: jobs, on Redis, in RQ's form |
+//! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket · [`catalog`]: what was asked for, in PostgreSQL · [`queue`]: jobs, on Redis, in RQ's form · [`notify`]: telling people and programs |
 //! | 1 | [`hardening`], [`pipe`], [`progress`], [`reach`]: a URL becomes a session, [`schedule`]: what is due when, [`telemetry`] |
 //! | 0 | [`model`]: the nouns, without input or output |
 //!
@@ -35,6 +35,7 @@
 //! - `queue` reads pickles as data within limits; nothing that stands in Redis is executed, and no error repeats it.
 //! - Plain bytes are never written to a disk, except where `fetch` was told to; nor is our memory, by a core dump.
 //! - Nothing reaches a database or an output before the whole message was decrypted once and found authentic.
+//! - What happened is written into the outbox by the change that it tells of; who is told, and whether they heard, changes no verdict.
 //! - `api` never runs a backup or a restore: it reads, enqueues, and hands sealed objects out. What is no open path needs a token.
 //! - The time and randomness are arguments; `main` has the one clock.
 
@@ -46,6 +47,7 @@ pub mod config;
 pub mod dispatch;
 pub mod hardening;
 pub mod model;
+pub mod notify;
 pub mod pg;
 pub mod pipe;
 pub mod progress;

@@ -19,7 +19,7 @@ const FLOORS: &[&[&str]] = &[
         "schedule",
         "telemetry",
     ],
-    &["pg", "seal", "store", "catalog", "queue"],
+    &["pg", "seal", "store", "catalog", "queue", "notify"],
     &["vault"],
     &["backup", "restore", "retention", "reconcile", "dispatch"],
     // It turns settings into what the use cases take, so it stands above them; nothing below may read settings.
@@ -72,7 +72,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("pgseal.audit", &["src/catalog/"]),
     ("pgseal.pins", &["src/catalog/"]),
     ("pgseal.schedule", &["src/catalog/"]),
+    ("pgseal.events", &["src/catalog/"]),
+    ("pgseal.deliveries", &["src/catalog/"]),
     ("jsonwebtoken", &["src/api/auth.rs"]),
+    ("lettre", &["src/notify/email.rs"]),
+    ("hyper_rustls", &["src/notify/http.rs"]),
 ];
 
 /// A file's own code: without comments, and without the modules that only tests have.

@@ -1,23 +1,39 @@
-//! What happened that somebody wants to hear of: the one place where it is written down.
+//! What somebody wants to hear of although no row's change of state tells it: into the outbox.
+
+use std::time::Duration;
 
 use super::{Catalog, CatalogError};
-use crate::model::event::Event;
+use crate::model::alert::Alert;
+use crate::model::event::{EventKind, Facts};
+
+/// What is still so is told again after a day, and not with every look.
+const AGAIN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Catalog {
-    /// Writes an event down, for whoever sends such things on; for now, into the log.
+    /// Says an alert in the log, and puts it into the outbox for whoever is notified.
     ///
     /// # Errors
     /// The catalog fails.
-    #[expect(
-        clippy::unused_async,
-        reason = "callers wait for it, as they will for the statement that it becomes"
-    )]
-    pub async fn record_event(&self, event: &Event) -> Result<(), CatalogError> {
+    pub async fn record_event(&self, alert: &Alert) -> Result<(), CatalogError> {
         tracing::warn!(
-            event = event.name(),
-            target = event.target(),
-            "Attention: {event}"
+            event = alert.name(),
+            target = alert.target(),
+            "Attention: {alert}"
         );
-        Ok(())
+        let (kind, once_within) = match alert {
+            // Its slot is remembered, so that it comes once.
+            Alert::BackupOverdue { .. } => (EventKind::BackupOverdue, None),
+            // A trigger tells of each backup whose health changes.
+            Alert::BackupSuspicious { .. } => return Ok(()),
+            Alert::RetentionHeld { .. } => (EventKind::PruneFrozen, Some(AGAIN_AFTER)),
+            Alert::DeletionFailed { .. } => (EventKind::PruneFailed, Some(AGAIN_AFTER)),
+        };
+        let facts = Facts {
+            error: Some(alert.to_string()),
+            ..Facts::default()
+        };
+        self.tell(kind, alert.target(), &facts, once_within)
+            .await
+            .map(drop)
     }
 }

@@ -17,6 +17,7 @@ mod events;
 mod lease;
 mod listing;
 mod migrate;
+mod outbox;
 mod pins;
 mod read;
 mod request;
@@ -41,6 +42,7 @@ use error::is_lost_connection;
 pub use lease::{Claim, Lease, Renewed, Report};
 pub use listing::{BackupFilter, LastSuccess, RestoreFilter, Slice, Statistics};
 pub use migrate::{CreateDatabase, Migrated, migrate};
+pub use outbox::{Delivery, Failed, Route, Undelivered};
 pub use request::{BackupRequested, RestoreRequested, Safety};
 pub use retained::RetainedRow;
 pub use rows::{

@@ -88,10 +88,7 @@ async fn mark(
     }
     // Each target's retention looks in its own folder.
     let target = TargetName::parse(&manifest.target).unwrap_or_default();
-    vault
-        .of_target(&target)?
-        .mark(mark, manifest.uid)
-        .await?;
+    vault.of_target(&target)?.mark(mark, manifest.uid).await?;
     Ok(manifest)
 }
 

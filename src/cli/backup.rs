@@ -7,10 +7,15 @@ use clap::{Args, ValueEnum};
 
 use super::exit::UsageError;
 use super::output::{Record, took};
+use super::tell::Teller;
 use super::{Context, TargetArgs};
 use crate::backup::{self, BackupRequest};
-use crate::config::{self, Settings};
+use crate::config::{self, ConfigError, NotifyArgs, Settings};
+use crate::model::connection::Connection;
+use crate::model::event::{EventKind, Facts};
+use crate::model::explanation;
 use crate::model::kind::BackupKind;
+use crate::model::manifest::Manifest;
 use crate::model::target::TargetName;
 use crate::progress::Progress;
 
@@ -40,6 +45,8 @@ pub(super) struct BackupArgs {
     /// Leave the rows of matching tables out, as pg_dump does; may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude_table_data: Vec<String>,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -53,29 +60,73 @@ pub(super) enum KindArg {
 impl BackupArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let target = self.target.target.clone().unwrap_or_default();
-        let request = self.request(&target, &context.settings)?;
-        let mut stages = context.settings.stages(context.clock).await?;
-        stages.vault = stages.vault.of_target(&target)?;
         let progress = Arc::new(Progress::default());
-        let made = backup::run(&stages, &request, &progress, &context.cancel);
-        let manifest = context.progress.show(&progress, made).await?;
+        let teller = Teller::of(&self.notify, &target, context);
+        let known = self.known(context);
+        // Whoever is told of the beginning must not hold the backup up, nor its end.
+        let made = tokio::select! {
+            made = self.make(&target, context, &progress) => made,
+            never = teller.tell_on(EventKind::BackupStarted, &known) => never,
+        };
+        let (manifest, place) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let failed = Facts {
+                    stage: Some(progress.read().stage).filter(|stage| !stage.is_empty()),
+                    error: Some(explanation::explain(error.as_ref())),
+                    ..known
+                };
+                teller.tell(EventKind::BackupFailed, failed).await;
+                return Err(error);
+            }
+        };
         let record = Record::of_summary(&manifest.summary());
-        context.output.print(&record, || {
-            let place = stages.vault.store.describe();
+        let printed = context.output.print(&record, || {
             let mut facts = record.facts();
             facts.add("took", Some(took(&progress)));
             let (name, facts) = (&record.name, facts.text());
             format!("Backup {name} is complete in {place}\n{facts}")
-        })
+        });
+        let done = Facts::of_manifest(&manifest);
+        teller.tell(EventKind::BackupCompleted, done).await;
+        printed
+    }
+
+    /// Makes the backup: its manifest, and where it is.
+    async fn make(
+        &self,
+        target: &TargetName,
+        context: &Context,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<(Manifest, String)> {
+        let request = self.request(target, &context.settings)?;
+        let mut stages = context.settings.stages(context.clock).await?;
+        stages.vault = stages.vault.of_target(target)?;
+        let made = backup::run(&stages, &request, progress, &context.cancel);
+        let manifest = context.progress.show(progress, made).await?;
+        Ok((manifest, stages.vault.store.describe()))
+    }
+
+    /// What is known before anything was done.
+    fn known(&self, context: &Context) -> Facts {
+        let connection = self.connection(&context.settings);
+        Facts {
+            database: connection.ok().map(|to| to.database().to_owned()),
+            backup_kind: Some(BackupKind::from(self.kind).as_str().to_owned()),
+            ..Facts::default()
+        }
+    }
+
+    fn connection(&self, settings: &Settings) -> Result<Connection, ConfigError> {
+        match &self.target.target {
+            Some(target) => settings.targets()?.connection(target),
+            None => config::connection(self.database_url.as_deref(), "DATABASE_URL"),
+        }
     }
 
     fn request(&self, target: &TargetName, settings: &Settings) -> anyhow::Result<BackupRequest> {
-        let connection = match &self.target.target {
-            Some(target) => settings.targets()?.connection(target)?,
-            None => config::connection(self.database_url.as_deref(), "DATABASE_URL")?,
-        };
         Ok(BackupRequest {
-            connection,
+            connection: self.connection(settings)?,
             target: target.to_string(),
             kind: self.kind.into(),
             labels: labels(&self.labels)?,

@@ -8,10 +8,11 @@ use super::Context;
 use super::exit::ProblemsFound;
 use super::output::{bytes, moment};
 use crate::backup::NewerClient;
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, NotifyArgs};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kept::KeptAs;
+use crate::notify::Channel;
 use crate::pg::inspect::{self, KeptDatabase, Session};
 use crate::pg::{Clients, Finding, Severity};
 use crate::restore;
@@ -23,6 +24,8 @@ pub(super) struct DoctorArgs {
     /// The database, as postgres://ROLE@HOST:5432/DATABASE [default: DATABASE_URL; without one, no server is asked]
     #[arg(value_name = "DATABASE_URL")]
     database_url: Option<String>,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 /// A finding as JSON.
@@ -68,8 +71,36 @@ impl DoctorArgs {
                 hint_of(&hint),
             ));
         }
+        findings.extend(channels(&self.notify));
         print(context, &findings)
     }
+}
+
+/// Who hears of what happens; whether they really do, only `pgseal notify test` finds out.
+fn channels(arguments: &NotifyArgs) -> Vec<Finding> {
+    let notifier = match arguments.notifier() {
+        Ok(notifier) => notifier,
+        Err(error) => return vec![problem("notify", &error)],
+    };
+    if notifier.channels.is_empty() {
+        return vec![Finding::warning(
+            "notify",
+            "nobody hears of a backup that failed",
+            "set BACKUP_SMTP_URL, BACKUP_NOTIFY_WEBHOOK_URL, BACKUP_NOTIFY_SLACK_URL or BACKUP_PING_URL",
+        )];
+    }
+    let found = |channel: &Channel| {
+        let said = format!("{}: {}", channel.name(), channel.describe());
+        match channel {
+            Channel::Webhook(webhook) if !webhook.is_signed() => Finding::warning(
+                "notify",
+                said,
+                "set BACKUP_NOTIFY_WEBHOOK_SECRET, so that the receiver can tell who sends",
+            ),
+            _ => Finding::ok("notify", said),
+        }
+    };
+    notifier.channels.iter().map(found).collect()
 }
 
 fn print(context: &Context, findings: &[Finding]) -> anyhow::Result<()> {

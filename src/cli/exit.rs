@@ -65,6 +65,11 @@ pub(super) struct ProblemsFound(pub(super) usize);
 #[error("the drill's verdict is {}", .0.as_str())]
 pub(super) struct NotProven(pub(super) Verdict);
 
+/// A channel did not take the test.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} of the channels above did not take the test")]
+pub(super) struct ChannelsFailed(pub(super) usize);
+
 /// What was typed makes no sense beyond what clap sees.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

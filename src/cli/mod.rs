@@ -14,6 +14,7 @@ mod fetch;
 mod kept;
 mod list;
 mod migrate;
+mod notify;
 mod output;
 mod plan;
 mod progress;
@@ -25,6 +26,7 @@ mod serve;
 mod service;
 mod show;
 mod signals;
+mod tell;
 mod token;
 mod verify;
 mod worker;
@@ -91,6 +93,7 @@ enum Command {
     Worker(Box<worker::WorkerArgs>),
     Enqueue(Box<enqueue::EnqueueArgs>),
     Migrate(migrate::MigrateArgs),
+    Notify(Box<notify::NotifyCommandArgs>),
     Catalog(catalog::CatalogArgs),
 }
 
@@ -196,6 +199,7 @@ impl Command {
             Self::Serve(arguments) => arguments.run(context, &context.cancel).await,
             Self::Token(arguments) => arguments.run(context),
             Self::Migrate(arguments) => context.leave(arguments.run(context)).await,
+            Self::Notify(arguments) => context.leave(arguments.run(context)).await,
             Self::Catalog(arguments) => context.leave(arguments.run(context)).await,
         }
     }

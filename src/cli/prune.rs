@@ -4,8 +4,8 @@ use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{Context, TargetArgs};
 use super::output::{bytes, counted, moment, table};
+use super::{Context, TargetArgs};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::{self, RetentionArgs};
 use crate::retention::{Decision, Plan, Pruned, Retention, Verdict, Wishes, name};

@@ -16,10 +16,10 @@ use crate::config::{self, QueueArgs, ScheduleArgs};
 use crate::dispatch::{Asked, scheduled};
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
+use crate::model::target::TARGET_DEFAULT;
 use crate::progress::Progress;
 use crate::retention::name;
 use crate::vault::Vault;
-use crate::model::target::TARGET_DEFAULT;
 
 const AFTER_HELP: &str = "\
 Examples, for a platform with a timer of its own:

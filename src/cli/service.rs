@@ -3,8 +3,8 @@
 use crate::catalog::Catalog;
 use crate::config::{self, ConfigError, QueueArgs, ScheduleArgs};
 use crate::dispatch::{Dispatch, Timetable};
-use crate::queue::Queue;
 use crate::model::target::TARGET_DEFAULT;
+use crate::queue::Queue;
 
 /// The catalog and the queue.
 pub(super) struct Service {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Context;
 use super::output::table;
 use super::service::{Service, timetable};
-use crate::config::{self, QueueArgs, RetentionArgs, ScheduleArgs, WorkerTimes};
+use crate::config::{self, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs, WorkerTimes};
 use crate::queue::rq::names::{QueueName, WorkerName};
 use crate::worker::{self, Alive, State, Stop, Times, Until, Worker};
 
@@ -46,6 +46,8 @@ pub(super) struct WorkerArgs {
     schedule: ScheduleArgs,
     #[command(flatten)]
     retention: RetentionArgs,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 impl WorkerArgs {
@@ -77,6 +79,7 @@ impl WorkerArgs {
                 keep_replaced: self.times.keep_replaced(),
                 grace: self.times.grace(),
             },
+            notifier: self.notify.notifier()?,
             alive_folder: context.settings.spool_folder(),
             state: State::default(),
         };

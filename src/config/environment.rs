@@ -7,18 +7,29 @@ use clap::Args as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    ApiArgs, ConfigError, JwtArgs, QueueArgs, RetentionArgs, ScheduleArgs, Settings, WorkerTimes,
+    ApiArgs, ConfigError, JwtArgs, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs, Settings,
+    WorkerTimes,
 };
 
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Settings that are no flags, because they hold secrets.
-const SECRETS: [&str; 13] = [
+const SECRETS: [&str; 23] = [
     "BACKUP_DRILL_DATABASE_URL",
     "BACKUP_DRILL_DATABASE_URL_FILE",
     "BACKUP_GPG_PASSPHRASE",
+    "BACKUP_NOTIFY_SLACK_URL",
+    "BACKUP_NOTIFY_SLACK_URL_FILE",
+    "BACKUP_NOTIFY_WEBHOOK_SECRET",
+    "BACKUP_NOTIFY_WEBHOOK_SECRET_FILE",
+    "BACKUP_NOTIFY_WEBHOOK_URL",
+    "BACKUP_NOTIFY_WEBHOOK_URL_FILE",
+    "BACKUP_PING_URL",
+    "BACKUP_PING_URL_FILE",
     "BACKUP_S3_SECRET_ACCESS_KEY",
     "BACKUP_S3_SECRET_ACCESS_KEY_FILE",
+    "BACKUP_SMTP_URL",
+    "BACKUP_SMTP_URL_FILE",
     "CATALOG_DATABASE_URL",
     "CATALOG_DATABASE_URL_FILE",
     "DATABASE_URL",
@@ -38,6 +49,7 @@ pub(super) fn every_name_is_known() -> Result<(), ConfigError> {
     let settings = WorkerTimes::augment_args(QueueArgs::augment_args(settings));
     let settings = JwtArgs::augment_args(ApiArgs::augment_args(settings));
     let settings = RetentionArgs::augment_args(ScheduleArgs::augment_args(settings));
+    let settings = NotifyArgs::augment_args(settings);
     let known: Vec<String> = settings
         .get_arguments()
         .filter_map(|argument| argument.get_env()?.to_str())

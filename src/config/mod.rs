@@ -8,6 +8,7 @@ mod api;
 mod catalog;
 mod database;
 mod environment;
+mod notify;
 mod operate;
 mod service;
 mod store;
@@ -22,6 +23,7 @@ pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
 pub use catalog::catalog_address;
 pub use database::{connection, drill_server, drill_server_if_named, names_database};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
+pub use notify::NotifyArgs;
 pub use operate::{RetentionArgs, ScheduleArgs};
 pub(crate) use service::queue_name;
 pub use service::{QueueArgs, WorkerTimes};
@@ -162,6 +164,18 @@ pub enum ConfigError {
     /// What tokens are checked with.
     #[error("{0}")]
     Tokens(String),
+    /// Half of a channel is missing.
+    #[error("{0}")]
+    Notify(String),
+    /// A channel's address.
+    #[error("read {variable}")]
+    Address {
+        /// Where it came from.
+        variable: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: crate::notify::AddressError,
+    },
     /// A part of the objects' names.
     #[error("BACKUP_PREFIX or BACKUP_ENVIRONMENT cannot be part of an object's name")]
     Layout(#[source] ObjectKeyError),

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{BackupWanted, Dispatch};
 use crate::catalog::{Active, Catalog, CatalogError};
-use crate::model::event::Event;
+use crate::model::alert::Alert;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::queue::rq::names::JobId;
@@ -77,7 +77,7 @@ impl Timetable {
         let overdue = schedule.overdue(last_backup, since, now, self.overdue_after);
         if let Some(overdue) = overdue {
             if catalog.note_overdue(&name, overdue.slot).await? {
-                let event = Event::BackupOverdue {
+                let event = Alert::BackupOverdue {
                     target: self.target.clone(),
                     slot: overdue.slot,
                     last: overdue.last,

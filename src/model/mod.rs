@@ -1,6 +1,7 @@
 //! The nouns of pgseal: what a backup is called, what its manifest says, which database is meant. No I/O here, and
 //! no clock and no randomness: both are arguments.
 
+pub mod alert;
 pub mod connection;
 pub mod content_digest;
 pub mod digest;

@@ -17,7 +17,7 @@ pub use error::{BadLine, ReconcileError};
 pub use import::{Imported, import};
 
 use crate::catalog::{Adopted, Catalog, Health, KnownObject, Origin};
-use crate::model::event::Event;
+use crate::model::alert::Alert;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::model::manifest::Manifest;
@@ -205,7 +205,7 @@ async fn look_at_the_size(
     catalog
         .mark_health(id, Health::Suspicious, Some(&reason))
         .await?;
-    let event = Event::BackupSuspicious {
+    let event = Alert::BackupSuspicious {
         target: manifest.target.clone(),
         backup: id,
         reason,

@@ -146,7 +146,8 @@ async fn judge(
     }
     drilled.digests = request.depth == Depth::Content;
     let started = Instant::now();
-    let outcome = restored_for_trial(stages, request, manifest, progress, cancel).await;
+    let trial = restored_for_trial(stages, request, manifest, progress, cancel);
+    let outcome = Box::pin(trial).await;
     drilled.took = started.elapsed();
     drilled.at = (stages.clock)();
     match outcome {
@@ -210,7 +211,7 @@ async fn restored_for_trial(
         lock_wait: LOCK_WAIT_DEFAULT,
     };
     let proven = cancel
-        .run_until_cancelled(prove(stages, restore, progress))
+        .run_until_cancelled(Box::pin(prove(stages, restore, progress)))
         .await;
     let proven = proven.ok_or(RestoreError::Interrupted(None))??;
     let lent = roles::make(&proven.to, &proven.plan).await?;

@@ -148,7 +148,7 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<Restored, RestoreError> {
     let interruptible = cancel
-        .run_until_cancelled(prove(stages, request, progress))
+        .run_until_cancelled(Box::pin(prove(stages, request, progress)))
         .await;
     let proven = interruptible.ok_or(RestoreError::Interrupted(None))??;
     let database = proven.to.database().to_owned();
@@ -157,9 +157,9 @@ pub async fn run(
         .map_err(RestoreError::Prepare)?;
     let made = roles::make(&proven.to, &proven.plan).await?;
     let restored = match proven.mode {
-        Mode::New => fresh::run(&proven, stages, progress, cancel).await,
-        Mode::Swap => swap::run(&proven, stages, progress, cancel).await,
-        Mode::InPlace => in_place::run(&proven, stages, progress, cancel).await,
+        Mode::New => Box::pin(fresh::run(&proven, stages, progress, cancel)).await,
+        Mode::Swap => Box::pin(swap::run(&proven, stages, progress, cancel)).await,
+        Mode::InPlace => Box::pin(in_place::run(&proven, stages, progress, cancel)).await,
     };
     if restored.as_ref().is_err_and(|error| !error.is_late()) {
         made.undo(&proven.to).await;

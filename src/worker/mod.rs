@@ -4,6 +4,7 @@
 //! take:   wait -> claim on Redis -> claim in the catalog -> run, with signs of life -> the row ends -> the job ends
 //! house:  every half minute: jobs of dead workers, jobs that Redis lost, those that are due, objects without rows
 //! time:   every few seconds: what the schedule wants, and what came to nothing
+//! tell:   every few seconds: what the catalog's outbox has for e-mail, webhook, chat and dead man's switch
 //! ```
 //!
 //! The catalog is the truth: a job whose row is not pending does nothing, and who lost the lease on a row changes it no
@@ -12,6 +13,7 @@
 mod alive;
 #[cfg(feature = "test-support")]
 mod conformance;
+mod deliver;
 mod drill;
 mod end;
 mod house;
@@ -40,6 +42,7 @@ use crate::dispatch::{Dispatch, Timetable};
 use crate::model::connection::Connection;
 use crate::model::policy::Policy;
 use crate::model::target::TargetName;
+use crate::notify::Notifier;
 use crate::queue::rq::names::{QueueName, WorkerName};
 
 /// One worker: a process, a name, and one job at a time.
@@ -62,6 +65,8 @@ pub struct Worker {
     pub policy: Policy,
     /// How often what is done.
     pub times: Times,
+    /// Who hears of what happened.
+    pub notifier: Notifier,
     /// The folder of its sign of life for a health check.
     pub alive_folder: PathBuf,
     /// What it is doing.
@@ -111,11 +116,12 @@ impl Worker {
             stop.house.cancel();
             ended
         };
-        let (ended, (), (), ()) = tokio::join!(
+        let (ended, (), (), (), ()) = tokio::join!(
             work,
             self.keep_house(stop),
             self.keep_time(stop),
-            self.listen(stop)
+            self.listen(stop),
+            self.deliver(until, stop)
         );
         self.unregister().await;
         ended

@@ -8,7 +8,7 @@ use super::supervise::{Reason, Running, Supervised};
 use super::tasks::{Ending, dict, number, panicked};
 use super::{Stop, Worker};
 use crate::catalog::Health;
-use crate::model::event::Event;
+use crate::model::alert::Alert;
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
@@ -52,7 +52,7 @@ impl Worker {
             .mark_health(id, Health::Suspicious, Some(&reason))
             .await;
         marked.map_err(|error| explain(&error))?;
-        let event = Event::BackupSuspicious {
+        let event = Alert::BackupSuspicious {
             target: manifest.target.clone(),
             backup: id,
             reason,
@@ -95,7 +95,10 @@ impl Worker {
         for (target, plan, pruned) in &done {
             self.tell_of_retention(target, plan, pruned).await;
         }
-        let failed: Vec<_> = done.iter().flat_map(|(.., pruned)| &pruned.failed).collect();
+        let failed: Vec<_> = done
+            .iter()
+            .flat_map(|(.., pruned)| &pruned.failed)
+            .collect();
         if let Some((key, reason)) = failed.first() {
             let text = format!(
                 "{} backups could not be deleted; {key}: {reason}",
@@ -141,17 +144,17 @@ impl Worker {
             "Retention deleted backups"
         );
         let target = || target.to_string();
-        let mut events: Vec<Event> = pruned
+        let mut events: Vec<Alert> = pruned
             .failed
             .iter()
-            .map(|(key, reason)| Event::DeletionFailed {
+            .map(|(key, reason)| Alert::DeletionFailed {
                 target: target(),
                 key: key.clone(),
                 reason: reason.clone(),
             })
             .collect();
         if plan.is_held() {
-            events.push(Event::RetentionHeld {
+            events.push(Alert::RetentionHeld {
                 target: target(),
                 reasons: plan.held.clone(),
             });

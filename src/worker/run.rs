@@ -48,12 +48,13 @@ impl Worker {
             Ok(job) => job,
             Err(error) => return Ending::Failed(explain(&error)).or_retry(taken),
         };
+        // Each in a box: together they are more than a thread's stack should hold.
         match job {
-            Job::Backup(id) => self.run_backup(taken, id, stop).await,
-            Job::Restore(id) => self.run_restore(taken, id, stop).await,
-            Job::Verify(id) => self.run_verify(taken, id, stop).await,
-            Job::Drill(id) => self.run_drill(taken, id, stop).await,
-            Job::Prune => self.run_prune(taken, stop).await,
+            Job::Backup(id) => Box::pin(self.run_backup(taken, id, stop)).await,
+            Job::Restore(id) => Box::pin(self.run_restore(taken, id, stop)).await,
+            Job::Verify(id) => Box::pin(self.run_verify(taken, id, stop)).await,
+            Job::Drill(id) => Box::pin(self.run_drill(taken, id, stop)).await,
+            Job::Prune => Box::pin(self.run_prune(taken, stop)).await,
             Job::Copy(_) => Ending::Failed(format!(
                 "this pgseal ({}) knows the task {job:?}, but does not carry it out yet\nhint: a later version does",
                 env!("CARGO_PKG_VERSION")

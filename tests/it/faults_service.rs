@@ -12,6 +12,7 @@ use pgseal::model::object_key::Layout;
 use pgseal::model::passphrase::Passphrase;
 use pgseal::model::policy::Policy;
 use pgseal::model::target::TargetName;
+use pgseal::notify::Notifier;
 use pgseal::pg::{Clients, Search};
 use pgseal::queue::Queue;
 use pgseal::queue::job::Functions;
@@ -370,6 +371,7 @@ async fn worker(service: &Service) -> Worker {
         drill_server: None,
         timetable: None,
         policy: Policy::default(),
+        notifier: Notifier::default(),
         times: Times {
             heartbeat: Duration::from_secs(1),
             maintenance: Duration::from_secs(1),

@@ -44,6 +44,8 @@ mod large;
 mod listing;
 mod majors;
 mod memory;
+mod notify;
+mod notify_outbox;
 mod pickle;
 mod planning;
 mod queue;

@@ -18,9 +18,17 @@ const OLD_PASSPHRASE: &str = "dummy-old-canary";
 const SESSION_TOKEN: &str = "dummy-session-canary";
 const SSL_PASSWORD: &str = "dummy-ssl-canary";
 const UNUSED_PASSWORD: &str = "dummy-unused-canary";
+/// In the address or the login of each channel that tells what happened; nobody is there.
+const CHANNEL_SECRETS: [&str; 5] = [
+    "dummy-mail-canary",
+    "dummy-hook-canary",
+    "dummy-signing-canary",
+    "dummy-chat-canary",
+    "dummy-ping-canary",
+];
 
 /// The value of every setting that is a secret.
-const CANARIES: [&str; 7] = [
+const CANARIES: [&str; 12] = [
     PASSWORD,
     PASSPHRASE,
     SECRET_KEY,
@@ -28,6 +36,11 @@ const CANARIES: [&str; 7] = [
     SESSION_TOKEN,
     SSL_PASSWORD,
     UNUSED_PASSWORD,
+    CHANNEL_SECRETS[0],
+    CHANNEL_SECRETS[1],
+    CHANNEL_SECRETS[2],
+    CHANNEL_SECRETS[3],
+    CHANNEL_SECRETS[4],
 ];
 
 /// Runs a command with its whole family watched, and returns everything it said.
@@ -92,6 +105,21 @@ fn with_every_secret(s3: &S3Server, database_url: &str) -> Pgseal {
         )
         .set("PGPASSWORD", UNUSED_PASSWORD)
         .set("BACKUP_GPG_OLD_PASSPHRASES_FILE", &old);
+    let [mail, hook, signing, chat, ping] = CHANNEL_SECRETS;
+    pgseal
+        .set("BACKUP_SMTP_URL", format!("smtp://box:{mail}@127.0.0.1:1"))
+        .set("BACKUP_NOTIFY_FROM", "from@example.com")
+        .set("BACKUP_NOTIFY_TO", "to@example.com")
+        .set(
+            "BACKUP_NOTIFY_WEBHOOK_URL",
+            format!("http://127.0.0.1:1/{hook}"),
+        )
+        .set("BACKUP_NOTIFY_WEBHOOK_SECRET", signing)
+        .set(
+            "BACKUP_NOTIFY_SLACK_URL",
+            format!("http://127.0.0.1:1/{chat}"),
+        )
+        .set("BACKUP_PING_URL", format!("http://127.0.0.1:1/{ping}"));
     // The SDK's own variables have a token, which ours have not.
     pgseal
         .unset("BACKUP_S3_ACCESS_KEY_ID")
@@ -152,6 +180,7 @@ fn no_command_gives_a_secret_away() {
             (&["backup", "--label", "a=b"], 0),
             (&["list"], 0),
             (&["doctor"], 0),
+            (&["notify", "test"], 1),
         ],
     );
     let (shown, contents) = (["show", "latest"], ["show", "latest", "--contents"]);

@@ -1,0 +1,96 @@
+//! What happened that somebody wants to hear of, although no request of theirs failed.
+
+use std::fmt;
+
+use time::OffsetDateTime;
+
+use super::ids::BackupId;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alert {
+    /// A schedule produced nothing in time.
+    BackupOverdue {
+        /// The target.
+        target: String,
+        /// When it should have been made.
+        slot: OffsetDateTime,
+        /// When the last one was made, if one ever was.
+        last: Option<OffsetDateTime>,
+    },
+    /// A backup is whole, and much smaller than the one before.
+    BackupSuspicious {
+        /// The target.
+        target: String,
+        /// Its number.
+        backup: BackupId,
+        /// What is strange about it.
+        reason: String,
+    },
+    /// Backups are due to be deleted, and none is.
+    RetentionHeld {
+        /// The target.
+        target: String,
+        /// Why.
+        reasons: Vec<String>,
+    },
+    /// A backup could not be deleted; it is tried again.
+    DeletionFailed {
+        /// The target.
+        target: String,
+        /// Its object's key.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Alert {
+    /// One word for it, for programs.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::BackupOverdue { .. } => "backup_overdue",
+            Self::BackupSuspicious { .. } => "backup_suspicious",
+            Self::RetentionHeld { .. } => "retention_held",
+            Self::DeletionFailed { .. } => "deletion_failed",
+        }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        match self {
+            Self::BackupOverdue { target, .. }
+            | Self::BackupSuspicious { target, .. }
+            | Self::RetentionHeld { target, .. }
+            | Self::DeletionFailed { target, .. } => target,
+        }
+    }
+}
+
+impl fmt::Display for Alert {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BackupOverdue { slot, last, .. } => match last {
+                Some(last) => write!(
+                    formatter,
+                    "the backup of {slot} was not made; the last one is of {last}"
+                ),
+                None => write!(
+                    formatter,
+                    "the backup of {slot} was not made, nor any before it"
+                ),
+            },
+            Self::BackupSuspicious { backup, reason, .. } => {
+                write!(formatter, "backup {backup} looks wrong: {reason}")
+            }
+            Self::RetentionHeld { reasons, .. } => {
+                write!(formatter, "no backup is deleted: {}", reasons.join("; "))
+            }
+            Self::DeletionFailed { key, reason, .. } => {
+                write!(formatter, "{key} could not be deleted: {reason}")
+            }
+        }
+    }
+}

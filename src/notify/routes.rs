@@ -1,0 +1,51 @@
+//! Which event goes where. Pure.
+
+use super::{Channel, Notifier, ping};
+use crate::model::event::{Event, EventKind, Gravity};
+use crate::model::kind::BackupKind;
+
+/// Who hears of what went as it should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Success {
+    /// Programs: the webhook and the dead man's switch.
+    #[default]
+    Programs,
+    /// Everybody.
+    Everybody,
+}
+
+impl Notifier {
+    /// The channels that an event is for.
+    pub fn channels_for(&self, event: &Event) -> impl Iterator<Item = &Channel> {
+        self.channels
+            .iter()
+            .filter(|channel| is_for(channel, event, self.success))
+    }
+}
+
+impl Channel {
+    /// Whether an older event of the same target means nothing once there is a newer one: a switch has a state, and a
+    /// failure that arrives late would undo the success after it.
+    #[must_use]
+    pub const fn has_state(&self) -> bool {
+        matches!(self, Self::Ping(_))
+    }
+}
+
+fn is_for(channel: &Channel, event: &Event, success: Success) -> bool {
+    match channel {
+        Channel::Ping(_) => {
+            // What is made before a restore says nothing about the schedule.
+            let made_before_a_restore =
+                event.facts.backup_kind.as_deref() == Some(BackupKind::PreRestore.as_str());
+            ping::ending(event.kind).is_some() && !made_before_a_restore
+        }
+        Channel::Webhook(_) => true,
+        Channel::Email(_) | Channel::Slack(_) => match event.kind.gravity() {
+            Gravity::Alarm | Gravity::Notice => true,
+            Gravity::Routine => {
+                success == Success::Everybody && event.kind == EventKind::BackupCompleted
+            }
+        },
+    }
+}

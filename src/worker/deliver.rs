@@ -1,0 +1,139 @@
+//! Telling what happened, beside the jobs: a job's verdict stands before anybody is told, and waits for nobody.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::{Stop, Until, Worker};
+use crate::catalog::{CatalogError, Delivery, Failed, Route};
+use crate::model::event::Event;
+use crate::model::explanation::explain;
+use crate::model::target::TargetName;
+use crate::notify::{Channel, SEND_WITHIN};
+
+/// How often the outbox is looked into: whoever is told of a failure three seconds later is told at once.
+const INTERVAL: Duration = Duration::from_secs(3);
+/// How long a delivery is ours: longer than any try may take, with what the catalog needs around it.
+const LEASE: Duration = Duration::from_secs(3 * SEND_WITHIN.as_secs());
+/// How long a worker that ends waits for a server that it is talking to.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// How often what is old is forgotten.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+impl Worker {
+    /// Sends what is due until the worker ends. One that ends with its queues tells what its last job has to say, too.
+    pub(super) async fn deliver(&self, until: Until, stop: &Stop) {
+        let mut cleaned: Option<Instant> = None;
+        loop {
+            self.deliver_due(&stop.house).await;
+            if cleaned.is_none_or(|at| at.elapsed() >= CLEAN_INTERVAL) {
+                cleaned = Some(Instant::now());
+                if let Err(error) = self.dispatch.catalog.clean_outbox().await {
+                    tracing::warn!(%error, "Housekeeping: old notifications");
+                }
+            }
+            let pause = tokio::time::sleep(INTERVAL);
+            if stop.house.run_until_cancelled(pause).await.is_none() {
+                break;
+            }
+        }
+        if until == Until::Empty {
+            self.deliver_due(&stop.warm).await;
+        }
+    }
+
+    /// Everything that is due now; a channel that fails is left until its next try.
+    async fn deliver_due(&self, end: &CancellationToken) {
+        let routes = |event: &Event| {
+            let channels = self.notifier.channels_for(event);
+            channels
+                .map(|channel| Route {
+                    channel: channel.name(),
+                    supersedes: channel.has_state(),
+                })
+                .collect()
+        };
+        loop {
+            match self.dispatch.catalog.route_events(routes).await {
+                Ok(0) => break,
+                Ok(_) if end.is_cancelled() => return,
+                Ok(_) => {}
+                // Housekeeping says that it does not answer.
+                Err(error) => return tracing::debug!(%error, "The outbox cannot be read"),
+            }
+        }
+        let channels = self.notifier.channels.iter();
+        join_all(channels.map(|channel| self.empty(channel, end))).await;
+    }
+
+    /// Sends what a channel has to send, until it fails or there is nothing left.
+    async fn empty(&self, channel: &Channel, end: &CancellationToken) {
+        while !end.is_cancelled() {
+            let claimed = self.dispatch.catalog.claim_delivery(channel.name(), LEASE);
+            let sent = match claimed.await {
+                Ok(Some(delivery)) => self.send(channel, delivery, end).await,
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    return tracing::warn!(%error, channel = channel.name(), "The outbox cannot be written");
+                }
+            }
+        }
+    }
+
+    /// One try. Whether the channel took it.
+    async fn send(
+        &self,
+        channel: &Channel,
+        mut delivery: Delivery,
+        end: &CancellationToken,
+    ) -> Result<bool, CatalogError> {
+        let event = &mut delivery.event;
+        if event.facts.database.is_none() {
+            // What came to nothing has no manifest that would say it.
+            let target = TargetName::parse(&event.target).ok();
+            let database = target.and_then(|target| self.targets.get(&target));
+            event.facts.database = database.map(|database| database.database().to_owned());
+        }
+        let patience = async {
+            end.cancelled().await;
+            tokio::time::sleep(END_WITHIN).await;
+        };
+        let sent = tokio::select! {
+            sent = channel.send(&delivery.event, self.now()) => sent,
+            // Sent or not: another worker sends it when the lease has passed.
+            () = patience => return Ok(false),
+        };
+        let (id, kind) = (delivery.event.id, delivery.event.kind);
+        let Err(error) = sent else {
+            if !self.dispatch.catalog.delivered(&delivery).await? {
+                tracing::warn!(event.id = %id, channel = channel.name(),
+                    "Notification was sent after its lease had passed, and may be sent once more");
+            }
+            tracing::info!(event.id = %id, event.kind = %kind, channel = channel.name(), "Notification sent");
+            return Ok(true);
+        };
+        let reason = explain(&error);
+        match self
+            .dispatch
+            .catalog
+            .not_delivered(&delivery, &reason)
+            .await?
+        {
+            Failed::GivenUp => {
+                tracing::error!(event.id = %id, event.kind = %kind, channel = channel.name(), reason,
+                "Notification given up after days; pgseal notify list shows it");
+            }
+            Failed::Again | Failed::Lost => {
+                tracing::warn!(event.id = %id, event.kind = %kind, channel = channel.name(),
+                attempt = delivery.attempt, reason, "Notification not sent, tried again later");
+            }
+        }
+        Ok(false)
+    }
+}

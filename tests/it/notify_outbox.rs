@@ -1,0 +1,443 @@
+//! The outbox: nothing that happened is lost, nothing is told twice without need, and no job waits for a listener.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pgseal::catalog::{Ending, Failed, Route, Task};
+use pgseal::model::event::{EventKind, Facts};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::catalog::{backup_of, catalog_in, complete, restore_of, taken, with_safety};
+use crate::harness::mail::MailServer;
+use crate::harness::postgres::{Postgres, free_port};
+use crate::harness::receiver::{Receiver, Sent, status};
+use crate::harness::service::Service;
+use crate::harness::somebody::until;
+use crate::notify::{answers_on, sent_to, set_mail, set_receiver, verified};
+
+fn events(service: &Service) -> String {
+    service
+        .catalog
+        .psql("SELECT string_agg(kind, ' ' ORDER BY at) FROM pgseal.events")
+}
+
+fn waiting(service: &Service) -> String {
+    service
+        .catalog
+        .psql("SELECT count(*) FROM pgseal.deliveries WHERE status = 'waiting'")
+}
+
+/// Nobody waits for the next try.
+fn hurry(service: &Service) {
+    service.catalog.psql(
+        "UPDATE pgseal.deliveries SET next_at = clock_timestamp() WHERE status = 'waiting' AND lease_token IS NULL",
+    );
+}
+
+fn types(sent: &[Sent]) -> Vec<String> {
+    let hooks = sent_to(sent, "/hook/").into_iter().map(verified);
+    hooks
+        .map(|body| body["type"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Row 135: the mail server is down, the webhook says 503, the chat and the switch work. The jobs end as they would, and
+/// whoever did not hear of them hears once it can, each event once.
+#[test]
+fn a_channel_that_is_down_changes_no_verdict_and_loses_nothing() {
+    let mut service = Service::start();
+    let receiver = Receiver::start();
+    set_receiver(&mut service.pgseal, &receiver);
+    let port = free_port();
+    service
+        .pgseal
+        .set("BACKUP_SMTP_URL", format!("smtp://127.0.0.1:{port}"))
+        .set("BACKUP_NOTIFY_FROM", "backups@example.com")
+        .set("BACKUP_NOTIFY_TO", "one@example.com");
+    answers_on(&receiver, &[("/hook", 503)]);
+    let (good, good_job) = service.enqueue_backup();
+    service.burst();
+    service.with_pg_dump("echo 'pg_dump: error: out of luck' >&2; exit 1");
+    let (bad, _) = service.enqueue_backup();
+    service.burst();
+
+    assert_eq!(service.backup(good, "status"), "completed");
+    assert_eq!(service.job_status(&good_job), "finished");
+    assert_eq!(
+        service.backup(bad, "status || ' ' || error_stage"),
+        "failed dump"
+    );
+    assert_eq!(
+        events(&service),
+        "backup.started backup.completed backup.started backup.started backup.failed"
+    );
+    let sent = receiver.sent();
+    let pings: Vec<&str> = sent_to(&sent, "/ping/")
+        .iter()
+        .map(|sent| sent.path.as_str())
+        .collect();
+    assert!(pings.contains(&"/ping/default"), "{pings:?}");
+    assert_eq!(pings.last(), Some(&"/ping/default/fail"));
+    assert_eq!(sent_to(&sent, "/chat/").len(), 1);
+    // One mail, and the webhook's five: the second backup was tried twice.
+    assert_eq!(waiting(&service), "6");
+    let listed = service.pgseal.ok(&["notify", "list"]);
+    assert!(
+        listed.contains("503") && listed.contains("Connection refused"),
+        "{listed}"
+    );
+    assert!(listed.contains("6 notifications not sent"), "{listed}");
+
+    let mail = MailServer::at(port, &[]);
+    receiver.answers(|_, _| status(200));
+    let before = receiver.sent().len();
+    let worker = service.worker("later");
+    until("everything to be told", || {
+        hurry(&service);
+        waiting(&service) == "0"
+    });
+    let messages = mail.until_messages(1);
+    let subject = format!("pgseal: backup of {} FAILED at dump", service.database.name);
+    assert_eq!(messages[0].header("Subject"), [subject]);
+    assert!(
+        messages[0].body().contains("out of luck"),
+        "{}",
+        messages[0].body()
+    );
+    let mut told = types(&receiver.sent()[before..]);
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "backup.completed",
+            "backup.failed",
+            "backup.started",
+            "backup.started",
+            "backup.started"
+        ]
+    );
+    Service::end(worker);
+    assert_eq!(
+        (mail.messages().len(), receiver.sent().len()),
+        (1, before + 5)
+    );
+    assert!(
+        service
+            .pgseal
+            .ok(&["notify", "list"])
+            .contains("Every notification was sent")
+    );
+}
+
+/// A listener that hangs holds no job up.
+#[test]
+fn a_job_ends_while_a_channel_hangs() {
+    let mut service = Service::start();
+    let receiver = Receiver::start();
+    set_receiver(&mut service.pgseal, &receiver);
+    let hangs = Arc::new(AtomicBool::new(true));
+    let shared = Arc::clone(&hangs);
+    receiver.answers(move |sent, _| {
+        while sent.path.starts_with("/hook") && shared.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        status(200)
+    });
+    let worker = service.worker("busy");
+    let made = || {
+        let (id, _) = service.enqueue_backup();
+        service.until_backup(id, "completed");
+    };
+    made();
+    until("the webhook to hang", || types(&receiver.sent()).len() == 1);
+    made();
+    assert!(hangs.load(Ordering::Relaxed));
+    assert_eq!(
+        types(&receiver.sent()).len(),
+        1,
+        "it was asked by two at once"
+    );
+    hangs.store(false, Ordering::Relaxed);
+    until("everything to be told", || {
+        waiting(&service) == "0" && types(&receiver.sent()).len() >= 4
+    });
+    Service::end(worker);
+}
+
+/// Many events, and workers that all have the channels: each event once a channel.
+#[test]
+fn several_workers_tell_each_event_once() {
+    let mut service = Service::start();
+    let receiver = Receiver::start();
+    set_receiver(&mut service.pgseal, &receiver);
+    let mail = MailServer::start(&[]);
+    set_mail(&mut service.pgseal, &mail);
+    service.catalog.psql(
+        "INSERT INTO pgseal.events (kind, target, facts) SELECT 'backup.overdue', 'target' || n, '{}' FROM generate_series(1, 60) n",
+    );
+    let workers: Vec<_> = (0..3)
+        .map(|n| service.worker(&format!("teller-{n}")))
+        .collect();
+    until("all mails", || mail.messages().len() >= 60);
+    until("all webhooks", || types(&receiver.sent()).len() >= 60);
+    until("the records", || waiting(&service) == "0");
+    for worker in workers {
+        Service::end(worker);
+    }
+    let sent = receiver.sent();
+    let hooks = sent_to(&sent, "/hook/");
+    let ids: std::collections::BTreeSet<&String> = hooks
+        .iter()
+        .map(|sent| &sent.headers["webhook-id"])
+        .collect();
+    assert_eq!(
+        (hooks.len(), ids.len(), mail.messages().len()),
+        (60, 60, 60)
+    );
+    assert_eq!(sent_to(&sent, "/chat/").len(), 60);
+    assert_eq!(sent_to(&sent, "/ping/").len(), 0);
+    let tries = "SELECT max(attempts) FROM pgseal.deliveries";
+    assert_eq!(service.catalog.psql(tries), "1");
+}
+
+/// At least once: a worker that dies between sending and recording leaves the event to the next one, which sends it under
+/// the same id, so that the receiver can tell.
+#[test]
+fn a_worker_killed_before_it_records_leaves_the_event_to_the_next() {
+    let mut service = Service::start();
+    let receiver = Receiver::start();
+    set_receiver(&mut service.pgseal, &receiver);
+    service
+        .pgseal
+        .unset("BACKUP_NOTIFY_SLACK_URL")
+        .unset("BACKUP_PING_URL");
+    service.catalog.psql(
+        "INSERT INTO pgseal.events (kind, target, facts) VALUES ('prune.frozen', 'default', '{}')",
+    );
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&arrived);
+    // It has the message, and its answer does not come while the first worker lives.
+    receiver.answers(move |_, before| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            std::thread::sleep(Duration::from_secs(10));
+        }
+        status(200)
+    });
+    let doomed = service.worker("doomed");
+    until("the message to arrive", || {
+        arrived.load(Ordering::Relaxed) == 1
+    });
+    doomed.signal(Signal::KILL);
+    doomed.wait();
+    assert_eq!(waiting(&service), "1");
+    let next = service.worker("next");
+    // While the dead one's lease lasts, it is its own.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(arrived.load(Ordering::Relaxed), 1);
+    service
+        .catalog
+        .psql("UPDATE pgseal.deliveries SET lease_until = clock_timestamp()");
+    until("the event to be told", || waiting(&service) == "0");
+    Service::end(next);
+    let sent = receiver.sent();
+    assert_eq!(sent.len(), 2);
+    let [first, second] = [&sent[0], &sent[1]].map(verified);
+    assert_eq!(first["id"], second["id"]);
+    assert_eq!(first["data"], second["data"]);
+}
+
+/// What another program writes into a row stays inside its line of a mail.
+#[test]
+fn hostile_rows_are_told_in_one_line() {
+    let mut service = Service::start();
+    let mail = MailServer::start(&[]);
+    set_mail(&mut service.pgseal, &mail);
+    service.catalog.psql(
+        "INSERT INTO pgseal.backups (target, kind, requested_by, status, time_limit_seconds, queue, job_id)
+         VALUES (E'shop\\r\\nBcc: all@example.com\\r\\n\\r\\nbody', 'manual', 'test', 'pending', 60, 'backups', 'hostile')",
+    );
+    service.burst();
+    let messages = mail.until_messages(1);
+    let subject = "pgseal: backup of shop  Bcc: all@example.com    body FAILED at prepare";
+    assert_eq!(messages[0].header("Subject"), [subject]);
+    assert_eq!(messages[0].header("Bcc"), [""; 0]);
+    assert_eq!(
+        messages[0].0["to"],
+        json!(["one@example.com", "two@example.com"])
+    );
+}
+
+/// Each change of state writes its event, whoever makes it, and what is rolled back tells nothing.
+#[tokio::test]
+async fn every_end_of_a_job_is_an_event_of_its_own_transaction() {
+    let database = Postgres::shared().create_database("outbox");
+    let catalog = catalog_in(&database).await;
+    let (done, manifest) = complete(&catalog, "one").await;
+    let failing = catalog.request_backup(&backup_of("two")).await.unwrap();
+    for _ in 0..2 {
+        let lease = taken(&catalog, Task::Backup(failing.id)).await;
+        let ending = Ending::Retried {
+            stage: "dump".to_owned(),
+            error: format!("begins\n{}\nhint: ends", "x".repeat(1 << 20)),
+        };
+        catalog.end(&lease, &ending).await.unwrap();
+    }
+    let asked = restore_of(done.id, "three", with_safety());
+    let (_, safety) = catalog.request_restore(&asked).await.unwrap();
+    let safety = safety.unwrap().id;
+    let lease = taken(&catalog, Task::Backup(safety)).await;
+    let ending = Ending::Failed {
+        stage: "upload".to_owned(),
+        error: "no".to_owned(),
+    };
+    catalog.end(&lease, &ending).await.unwrap();
+    database.psql("UPDATE pgseal.backups SET proof = 'FAILED', proof_reason = 'rows differ' WHERE target = 'one'");
+    database.psql("BEGIN; UPDATE pgseal.backups SET health = 'lost'; ROLLBACK");
+    database.psql("UPDATE pgseal.backups SET health = 'SUSPICIOUS', health_reason = 'small' WHERE target = 'one'");
+    assert_eq!(
+        database.psql(
+            "SELECT string_agg(target || ' ' || kind, ', ' ORDER BY target, at) FROM pgseal.events"
+        ),
+        "one backup.started, one backup.completed, one proof.failed, one backup.suspicious, \
+         three backup.started, three restore.failed, three backup.failed, two backup.started, two backup.started, two backup.failed"
+    );
+
+    // What a worker reads of them is all that was written.
+    let seen = std::sync::Mutex::new(Vec::new());
+    catalog
+        .route_events(|event| {
+            seen.lock().unwrap().push(event.clone());
+            Vec::new()
+        })
+        .await
+        .unwrap();
+    let seen = seen.into_inner().unwrap();
+    let of = |kind, target: &str| {
+        let found = seen
+            .iter()
+            .find(|event| event.kind == kind && event.target == target);
+        found.unwrap().facts.clone()
+    };
+    let facts = of(EventKind::BackupCompleted, "one");
+    assert_eq!(facts.backup_name(), Some(manifest.name.as_str()));
+    assert_eq!(
+        (
+            facts.plain_bytes,
+            facts.sealed_bytes,
+            facts.rows,
+            facts.tables
+        ),
+        (Some(1000), Some(500), Some(7), Some(1))
+    );
+    assert_eq!(
+        (facts.database.as_deref(), facts.warnings),
+        (Some("shop"), Some(1))
+    );
+    assert!(facts.seconds.is_some());
+    let facts = of(EventKind::BackupFailed, "two");
+    let error = facts.error.unwrap();
+    assert!(error.starts_with("begins\n") && error.ends_with("\nhint: ends"));
+    assert!(error.len() < 5000, "{}", error.len());
+    assert_eq!(
+        (facts.stage.as_deref(), facts.attempt),
+        (Some("dump"), Some(2))
+    );
+    let facts = of(EventKind::RestoreFailed, "three");
+    assert_eq!(
+        (facts.backup_id, facts.safety_backup_id),
+        (Some(done.id.get()), Some(safety.get()))
+    );
+    assert_eq!(
+        of(EventKind::ProofFailed, "one").error.as_deref(),
+        Some("rows differ")
+    );
+
+    // An event is told again only where that is wanted.
+    let within = Some(Duration::from_secs(3600));
+    let told = async |target| {
+        catalog
+            .tell(EventKind::BackupOverdue, target, &Facts::default(), within)
+            .await
+            .unwrap()
+    };
+    assert_eq!(
+        [told("one").await, told("one").await, told("two").await],
+        [true, false, true]
+    );
+}
+
+/// Of a switch's state only the newest counts, and what nobody takes for days is given up, and shown.
+#[tokio::test]
+async fn old_pings_are_superseded_and_old_news_given_up() {
+    let database = Postgres::shared().create_database("outbox_ends");
+    let catalog = catalog_in(&database).await;
+    complete(&catalog, "one").await;
+    let route = |channel, supersedes| Route {
+        channel,
+        supersedes,
+    };
+    let routes = |_: &pgseal::model::event::Event| vec![route("ping", true), route("email", false)];
+    assert_eq!(catalog.route_events(routes).await.unwrap(), 2);
+    assert_eq!(catalog.route_events(routes).await.unwrap(), 0);
+    let lease = Duration::from_secs(60);
+    let ping = catalog
+        .claim_delivery("ping", lease)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(ping.event.kind, EventKind::BackupCompleted);
+    assert_eq!(catalog.claim_delivery("ping", lease).await.unwrap(), None);
+    // Whoever lost it records nothing.
+    database.psql("UPDATE pgseal.deliveries SET lease_until = clock_timestamp() WHERE channel = 'ping' AND status = 'waiting'");
+    let again = catalog
+        .claim_delivery("ping", lease)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        catalog.not_delivered(&ping, "late").await.unwrap(),
+        Failed::Lost
+    );
+    assert!(!catalog.delivered(&ping).await.unwrap());
+    assert!(catalog.delivered(&again).await.unwrap());
+
+    let mail = catalog
+        .claim_delivery("email", lease)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        catalog.not_delivered(&mail, "no").await.unwrap(),
+        Failed::Again
+    );
+    database.psql("UPDATE pgseal.events SET at = at - interval '4 days'; UPDATE pgseal.deliveries SET next_at = clock_timestamp()");
+    for _ in 0..2 {
+        let mail = catalog
+            .claim_delivery("email", lease)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            catalog.not_delivered(&mail, "still no").await.unwrap(),
+            Failed::GivenUp
+        );
+    }
+    let mut pgseal = crate::harness::cli::Pgseal::new();
+    pgseal.set("CATALOG_DATABASE_URL", &database.url);
+    let listed = pgseal.json(&["notify", "list"]);
+    let states: Vec<&Value> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| &line["state"])
+        .collect();
+    assert_eq!(states, ["given up", "given up"]);
+    assert_eq!(listed[0]["error"], "still no");
+    database.psql("UPDATE pgseal.events SET at = at - interval '100 days'");
+    catalog.clean_outbox().await.unwrap();
+    assert_eq!(catalog.undelivered(10).await.unwrap(), []);
+    assert_eq!(database.psql("SELECT count(*) FROM pgseal.events"), "0");
+}
