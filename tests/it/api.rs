@@ -416,7 +416,6 @@ fn a_running_backup_is_cancelled_and_a_damaged_one_is_found() {
     gate.open();
     let id = api.json(202, "POST", BACKUPS, "")["id"].as_i64().unwrap();
     api.service.until_backup(id, "completed");
-    api.problem(422, "drill_unavailable", ("POST", &at(id, "/drill"), ""));
     let verify = |health: &str| {
         let job = api.json(202, "POST", &at(id, "/verify"), "")["job_id"].clone();
         let ended = if health == "ok" { "finished" } else { "failed" };
@@ -441,64 +440,6 @@ fn a_running_backup_is_cancelled_and_a_damaged_one_is_found() {
 }
 
 /// Row 115: administrators alone get the sealed object, from this process alone, and each time is recorded.
-#[test]
-fn a_sealed_object_is_downloaded_whole_and_in_parts() {
-    let api = Api::start();
-    let id = made(&api);
-    let path = at(id, "/download");
-    let stored = std::fs::read(
-        api.service
-            .pgseal
-            .store()
-            .join(api.service.backup(id, "object_key")),
-    )
-    .unwrap();
-    let whole = api.ask("GET", &path, "");
-    assert_eq!((whole.status, whole.body == stored), (200, true));
-    let etag = whole.header("etag").unwrap().to_owned();
-    assert_eq!(
-        etag,
-        format!(
-            "\"{}\"",
-            api.service.backup(id, "encode(sealed_sha256, 'hex')")
-        )
-    );
-    let head = api.ask("HEAD", &path, "");
-    assert_eq!((head.status, head.body.len()), (200, 0));
-    assert_eq!(
-        head.header("content-length"),
-        Some(stored.len().to_string().as_str())
-    );
-    let part = api.with(
-        "GET",
-        &path,
-        &[("Range", "bytes=100-199"), ("If-Range", &etag)],
-        "",
-    );
-    assert_eq!((part.status, &part.body[..]), (206, &stored[100..200]));
-    assert_eq!(
-        part.header("content-range"),
-        Some(format!("bytes 100-199/{}", stored.len()).as_str())
-    );
-    let rest = api.with(
-        "GET",
-        &path,
-        &[("Range", &format!("bytes={}-", stored.len() - 5))],
-        "",
-    );
-    assert_eq!(&rest.body[..], &stored[stored.len() - 5..]);
-    let beyond = api.with("GET", &path, &[("Range", "bytes=999999999999-")], "");
-    beyond.is_problem(416, "range_not_satisfiable");
-    let answer = api.bare("GET", &path, &[], "");
-    answer.is_problem(401, "unauthorized");
-    assert_eq!(outcomes(&api, "backup.download").len(), 5);
-
-    let key = api.service.backup(id, "object_key");
-    std::fs::write(api.service.pgseal.store().join(&key), b"another").unwrap();
-    api.problem(409, "object_changed", ("GET", &path, ""));
-    std::fs::remove_file(api.service.pgseal.store().join(&key)).unwrap();
-    api.problem(409, "object_lost", ("GET", &path, ""));
-}
 
 #[test]
 fn the_audit_says_who_did_what_and_only_grows() {

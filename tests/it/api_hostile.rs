@@ -190,7 +190,7 @@ fn bodies_are_taken_only_in_their_form() {
         "{\"plan\": \"yes\"}",
         "{\"confirm\": {\"$ne\": null}}",
         "{\"safety\": \"none\"}",
-        "{\"mode\": \"auto\"}",
+        "{\"mode\": \"AUTO\"}",
         "{\"plan\": 1e999}",
         "NaN",
     ]

@@ -14,6 +14,7 @@
 
 mod api;
 mod api_contract;
+mod api_downloads;
 mod api_hostile;
 mod api_tokens;
 mod catalog;

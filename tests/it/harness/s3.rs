@@ -183,6 +183,12 @@ impl S3Server {
     /// The program, with this bucket as its store.
     pub fn pgseal(&self) -> Pgseal {
         let mut pgseal = Pgseal::new();
+        self.set_up(&mut pgseal);
+        pgseal
+    }
+
+    /// Makes this bucket the store.
+    pub fn set_up(&self, pgseal: &mut Pgseal) {
         pgseal.unset("BACKUP_STORE");
         pgseal
             .set("BACKUP_S3_ENDPOINT_URL", &self.endpoint)
@@ -190,7 +196,6 @@ impl S3Server {
         pgseal
             .set("BACKUP_S3_ACCESS_KEY_ID", ACCESS_KEY)
             .set("BACKUP_S3_SECRET_ACCESS_KEY", SECRET_KEY);
-        pgseal
     }
 
     /// How the library reaches this bucket, with little patience: what repeats, repeats at once.
