@@ -4,13 +4,14 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::backup::{KindArg, label, labels};
-use super::restore::ModeArg;
+use super::restore::{ModeArg, require_typed};
 use super::service::Service;
 use super::{Context, TargetArgs};
 use crate::catalog::{CatalogError, RestoreMode};
 use crate::config::QueueArgs;
 use crate::dispatch::{BackupWanted, Queued, RestoreWanted, SafetyBackup};
 use crate::model::ids::BackupId;
+use crate::model::target::TargetName;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -66,6 +67,9 @@ struct RestoreArgs {
     /// Make no safety backup first: for a database that cannot be dumped any more
     #[arg(long)]
     no_safety_backup: bool,
+    /// The name of the database that is replaced: --no-safety-backup wants it typed
+    #[arg(long, value_name = "DATABASE")]
+    confirm: Option<String>,
     #[command(flatten)]
     queue: QueueArgs,
 }
@@ -136,6 +140,11 @@ impl RestoreArgs {
             row.ok_or(CatalogError::NoSuchBackup(self.backup_id))?
                 .target
         };
+        if self.no_safety_backup && self.mode != ModeArg::New {
+            let name = TargetName::parse(&target).unwrap_or_default();
+            let database = context.settings.targets()?.connection(&name)?;
+            require_typed(self.confirm.as_deref(), database.database())?;
+        }
         let wanted = RestoreWanted {
             backup_id: self.backup_id,
             target,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::exit::ProblemsFound;
+use super::exit::{ProblemsFound, UsageError};
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::plan::PlanArgs;
 use super::{BackupSelection, Context, ForeignArgs};
@@ -45,6 +45,9 @@ pub(super) struct RestoreArgs {
     /// Do not back the target up before it is replaced
     #[arg(long)]
     no_safety_backup: bool,
+    /// The name of the database that is replaced: --no-safety-backup wants it typed
+    #[arg(long, value_name = "DATABASE")]
+    confirm: Option<String>,
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]
@@ -108,6 +111,9 @@ impl RestoreArgs {
             } else {
                 Err(ProblemsFound(plan.obstacles.len() + plan.blockers.len()).into())
             };
+        }
+        if self.no_safety_backup && self.mode != ModeArg::New {
+            require_typed(self.confirm.as_deref(), to.database())?;
         }
         let request = RestoreRequest {
             entry: entry?,
@@ -174,6 +180,18 @@ impl RestoreArgs {
             warnings: &restored.warnings,
         }
     }
+}
+
+/// Without a safety backup a slip of the hand is for good, so that the name is typed once more.
+pub(super) fn require_typed(typed: Option<&str>, database: &str) -> Result<(), UsageError> {
+    let said = match typed {
+        Some(typed) if typed == database => return Ok(()),
+        Some(typed) => format!("--confirm says {typed}, and the database is {database}"),
+        None => format!("--no-safety-backup replaces {database} with nothing to go back to"),
+    };
+    Err(UsageError(format!(
+        "{said}\nhint: leave --no-safety-backup out, or say --confirm with the database's name"
+    )))
 }
 
 fn text(restored: &Restored, progress: &Progress) -> String {

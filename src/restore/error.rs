@@ -69,7 +69,7 @@ pub enum RestoreError {
     /// No safety backup, no restore.
     #[error(
         "make the safety backup of the target; the target is as it was\n\
-         hint: a database that cannot be dumped any more is restored with --no-safety-backup"
+         hint: a database that cannot be dumped any more is restored with --no-safety-backup --confirm DATABASE"
     )]
     Safety(#[source] BackupError),
     /// The safety backup was made, but could not be proved.

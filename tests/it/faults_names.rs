@@ -142,6 +142,8 @@ fn a_database_s_name_is_passed_on_as_it_is() {
             "--mode",
             "in-place",
             "--no-safety-backup",
+            "--confirm",
+            name,
         ]);
         assert_eq!(source.psql("SELECT answer FROM t"), "42");
         was_told_by_variables(&record, name);

@@ -496,6 +496,8 @@ fn time_limits_of_role_and_database_end_no_backup() {
             "--mode",
             "in-place",
             "--no-safety-backup",
+            "--confirm",
+            &source.name,
         ]);
         assert_eq!(restored["rows_compared"], made["row_count"]);
         assert_same(&before, &Content::of(server, &source.name));

@@ -69,7 +69,7 @@ impl<'a> Scene<'a> {
         // Said with all its steps, so that a fault can be timed by them.
         let mut arguments = vec!["restore", "latest", "--to", to, "--mode", mode, "-vv"];
         if mode != "new" {
-            arguments.push("--no-safety-backup");
+            arguments.extend(["--no-safety-backup", "--confirm", &self.live.name]);
         }
         pgseal.start(&arguments)
     }

@@ -14,6 +14,8 @@ fn swap(pgseal: &Pgseal, to: &Database<'_>) -> String {
         "--mode",
         "swap",
         "--no-safety-backup",
+        "--confirm",
+        &to.name,
     ]);
     restored["restore_id"].as_str().unwrap().to_owned()
 }

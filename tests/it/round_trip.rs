@@ -199,6 +199,8 @@ fn through_a_bucket(hook: impl FnMut(&s3::Call) -> s3::Action + Send + 'static) 
         "--mode",
         "in-place",
         "--no-safety-backup",
+        "--confirm",
+        &source.name,
     ]);
     assert_same(&before, &Content::of(server, &source.name));
     pgseal.ok(&["delete", key]);

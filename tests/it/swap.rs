@@ -299,6 +299,8 @@ fn a_session_that_cannot_be_ended_is_named_in_time() {
             "--mode",
             "swap",
             "--no-safety-backup",
+            "--confirm",
+            &database.name,
         ],
     );
     assert!(started.elapsed() < Duration::from_secs(60));

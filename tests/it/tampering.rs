@@ -214,6 +214,8 @@ fn manifests_and_dumps_belong_together() {
         "--mode",
         "in-place",
         "--no-safety-backup",
+        "--confirm",
+        &one.database.name,
     ]);
     assert!(
         restored["warnings"][0]

@@ -94,6 +94,8 @@ fn what_was_replaced_is_dropped_after_its_days() {
             "--mode",
             "swap",
             "--no-safety-backup",
+            "--confirm",
+            &service.database.name,
         ]);
         service.burst();
         let restore = asked["restore_id"].as_i64().unwrap();

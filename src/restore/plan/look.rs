@@ -12,7 +12,7 @@ use super::{
 use crate::model::connection::Connection;
 use crate::model::manifest::Manifest;
 use crate::pg::inspect::{self, Live, LiveDatabase, OfferedExtension, Session, Surroundings};
-use crate::pg::{PgError, Toc, clean_order, dumped_by};
+use crate::pg::{PgError, Toc, clean_order, dumped_by, one_line};
 use crate::restore::RestoreError;
 use crate::restore::select::{self, Picked};
 
@@ -190,7 +190,11 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         .manifest
         .map(|manifest| manifest.database.roles.iter().cloned().collect())
         .unwrap_or_default();
-    roles.extend(subject.toc().owners().into_iter().map(str::to_owned));
+    // A list has names in one line each: a role whose name has several is known by the manifest alone.
+    let known: BTreeSet<String> = roles.iter().map(|role| one_line(role)).collect();
+    let toc = subject.toc();
+    let listed = toc.owners().into_iter().map(str::to_owned);
+    roles.extend(listed.filter(|owner| !known.contains(owner)));
     let mut wanted: Vec<String> = roles.into_iter().collect();
     wanted.extend(wishes.role_map.values().cloned());
     let missing_roles = inspect::missing_roles(&mut session, &wanted).await?;
