@@ -22,6 +22,7 @@ use crate::catalog::{
 use crate::dispatch::{RestoreWanted, SafetyBackup};
 use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, RestoreId};
+use crate::model::manifest::Manifest;
 use crate::restore::plan::{self, Plan, Subject, Way, Wishes};
 
 /// Tables that a plan names; of a database with more, the others are counted.
@@ -238,43 +239,18 @@ fn needs_confirmation(api: &Api, safety: SafetyWord) -> bool {
 async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan, Problem> {
     let row = backup_row(api, id).await?;
     require_target(api, body.target.as_deref(), &row)?;
-    let key = require_complete(&row)?;
-    let manifest = api.parts.vault.read_manifest(&key).await.map_err(|error| {
-        // Its manifest's absence is no absence of the backup.
-        match Problem::from(error) {
-            problem if problem.status == StatusCode::CONFLICT => Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "plan_unavailable",
-                "The backup has no manifest, so nothing can be said before it is fetched.",
-            ),
-            problem => problem,
-        }
-    })?;
+    let manifest = manifest_of(api, &row).await?;
     let mut warnings = manifest.warnings.clone();
     if row.health != Health::Ok {
         warnings.push(format!("the backup's health is {}", row.health));
     }
-    let wishes = Wishes {
-        way: body.mode.into(),
-        ..Wishes::default()
-    };
-    let looked = plan::look(
-        &api.parts.target.connection,
-        Subject::of(&manifest),
-        &wishes,
-    );
-    let changes = match looked.await {
-        Ok(plan) => Some(plan),
-        Err(error) => {
-            // Its details may name hosts and roles; they are for the log.
-            tracing::warn!(reason = explain(&error), backup.id = %id, "Restore could not be planned against its target");
-            warnings.push(
-                "the target could not be looked at, so nothing is known of what it holds now"
-                    .to_owned(),
-            );
-            None
-        }
-    };
+    let changes = changes(api, &manifest, body.mode).await;
+    if changes.is_none() {
+        warnings.push(
+            "the target could not be looked at, so nothing is known of what it holds now"
+                .to_owned(),
+        );
+    }
     if manifest.database.name != api.parts.target.database {
         warnings.push(format!(
             "the backup is of database {}, and the target's is {}",
@@ -310,6 +286,41 @@ async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestoreP
         warnings,
         changes,
     })
+}
+
+async fn manifest_of(api: &Api, row: &BackupRow) -> Result<Manifest, Problem> {
+    let key = require_complete(row)?;
+    api.parts.vault.read_manifest(&key).await.map_err(|error| {
+        // Its manifest's absence is no absence of the backup.
+        match Problem::from(error) {
+            problem if problem.status == StatusCode::CONFLICT => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "plan_unavailable",
+                "The backup has no manifest, so nothing can be said before it is fetched.",
+            ),
+            problem => problem,
+        }
+    })
+}
+
+/// What would change in the target; `None`: it could not be looked at.
+async fn changes(api: &Api, manifest: &Manifest, mode: Mode) -> Option<Plan> {
+    let wishes = Wishes {
+        way: mode.into(),
+        ..Wishes::default()
+    };
+    let to = &api.parts.target.connection;
+    let looked = plan::look(to, Subject::of(manifest), &wishes).await;
+    looked
+        .inspect_err(|error| {
+            // Its details may name hosts and roles; they are for the log.
+            tracing::warn!(
+                reason = explain(error),
+                backup.name = manifest.name,
+                "Restore could not be planned against its target"
+            );
+        })
+        .ok()
 }
 
 /// What a list of restores may be asked for.

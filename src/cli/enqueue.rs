@@ -68,7 +68,7 @@ struct RestoreArgs {
     #[arg(long)]
     no_safety_backup: bool,
     /// The name of the database that is replaced: --no-safety-backup wants it typed
-    #[arg(long, value_name = "DATABASE")]
+    #[arg(long, value_name = "DATABASE", allow_hyphen_values = true)]
     confirm: Option<String>,
     #[command(flatten)]
     queue: QueueArgs,

@@ -12,6 +12,7 @@ use crate::restore::plan::{MissingRoles, PlanId, Way, Wishes};
 /// How it is planned
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Plan")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct PlanArgs {
     /// Only say what would happen: what is dropped, made and kept, and what stands in the way with the SQL that clears it
     #[arg(long, alias = "dry-run")]

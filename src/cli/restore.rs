@@ -46,7 +46,7 @@ pub(super) struct RestoreArgs {
     #[arg(long)]
     no_safety_backup: bool,
     /// The name of the database that is replaced: --no-safety-backup wants it typed
-    #[arg(long, value_name = "DATABASE")]
+    #[arg(long, value_name = "DATABASE", allow_hyphen_values = true)]
     confirm: Option<String>,
     #[command(flatten)]
     plan: PlanArgs,
@@ -135,7 +135,7 @@ impl RestoreArgs {
         let restored = context.progress.show(&progress, restoring).await?;
         context
             .output
-            .print(&self.report(&restored, &progress), || {
+            .print(&Self::report(&restored, &progress), || {
                 text(&restored, &progress)
             })
     }
@@ -163,7 +163,7 @@ impl RestoreArgs {
         }
     }
 
-    fn report<'a>(&self, restored: &'a Restored, progress: &Progress) -> Report<'a> {
+    fn report<'a>(restored: &'a Restored, progress: &Progress) -> Report<'a> {
         Report {
             backup: &restored.backup,
             database: &restored.database,

@@ -247,17 +247,15 @@ fn kind_of(words: &str) -> (&str, &str) {
         .unwrap_or((words, ""))
 }
 
-/// The owner stands last. Nobody owns an entry that ends in a space.
+/// The owner stands last. Nobody owns an entry that ends in a space, unless there is a role whose name does.
 fn without_owner<'a>(rest: &'a str, roles: &BTreeSet<String>) -> (&'a str, &'a str) {
-    if let Some(tag) = rest.strip_suffix(' ') {
-        return (tag, "");
-    }
     let known = roles.iter().filter_map(|role| {
         let tag = rest.strip_suffix(role.as_str())?.strip_suffix(' ')?;
         Some((tag, &rest[tag.len() + 1..]))
     });
     known
         .max_by_key(|(_, owner)| owner.len())
+        .or_else(|| Some((rest.strip_suffix(' ')?, "")))
         .or_else(|| rest.rsplit_once(' '))
         .unwrap_or((rest, ""))
 }

@@ -277,6 +277,34 @@ struct Loaded {
     warnings: Vec<String>,
 }
 
+/// The backup, fetched and proved to the last byte; the archive's own list; and a client that both it and the server know.
+async fn fetch(
+    stages: &Stages,
+    entry: Entry,
+    server: u32,
+    limits: Limits,
+    progress: &Arc<Progress>,
+) -> Result<(Fetched, String, Client), RestoreError> {
+    let proved = async {
+        let fetched = stages.vault.fetch(entry, progress).await?;
+        let proof = stages
+            .vault
+            .verify(&fetched, &stages.clients, limits, progress)
+            .await?;
+        Ok((fetched, proof.list))
+    };
+    let (fetched, list) = proved.await.map_err(RestoreError::Verify)?;
+    let archive = dumped_by(&list).unwrap_or(server);
+    target::reads(server, archive)?;
+    let client = stages
+        .clients
+        .for_restore(server, archive, Codec::of(&list))
+        .await
+        .map_err(RestoreError::Prepare)?
+        .clone();
+    Ok((fetched, list, client))
+}
+
 /// The target is looked at first, because that is quick; then the whole backup is fetched and proved.
 async fn prove(
     stages: &Stages,
@@ -320,25 +348,7 @@ async fn prove(
         require(plan, wanted_plan.as_ref())?;
     }
 
-    let fetched = stages
-        .vault
-        .fetch(entry, progress)
-        .await
-        .map_err(RestoreError::Verify)?;
-    let proof = stages
-        .vault
-        .verify(&fetched, &stages.clients, limits, progress)
-        .await
-        .map_err(RestoreError::Verify)?;
-    let list = proof.list;
-    let archive = dumped_by(&list).unwrap_or(server);
-    target::reads(server, archive)?;
-    let client = stages
-        .clients
-        .for_restore(server, archive, Codec::of(&list))
-        .await
-        .map_err(RestoreError::Prepare)?
-        .clone();
+    let (fetched, list, client) = fetch(stages, entry, server, limits, progress).await?;
     let subject = Subject {
         name: fetched.name(),
         manifest: fetched.manifest(),

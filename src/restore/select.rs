@@ -143,7 +143,7 @@ fn present(live: &Live) -> BTreeSet<Named> {
     let named = |object: &crate::pg::inspect::LiveObject| {
         (
             object.kind.clone(),
-            object.schema.clone(),
+            object.schema.as_deref().map(one_line),
             one_line(&object.tag),
         )
     };
@@ -295,7 +295,7 @@ impl<'a> Picking<'a> {
                 let own =
                     |table: &&TocEntry| table.tag == entry.tag && table.schema == entry.schema;
                 on(&["TABLE", "FOREIGN TABLE"]).is_some()
-                    && tables.all(|table| has(&table) || !own(&table) && self.is_there(table))
+                    && tables.all(|table| has(table) || !own(table) && self.is_there(table))
             }
             "INDEX ATTACH" => {
                 let needs = entry

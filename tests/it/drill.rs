@@ -13,10 +13,12 @@ use crate::harness::service::Service;
 use crate::harness::somebody::until;
 
 /// Databases that were there before, and none of a drill's.
-fn nothing_is_left(server: &Postgres) {
+fn nothing_is_left(server: &Postgres, of: &str) {
     let left: Vec<String> = server.databases();
     assert!(
-        !left.iter().any(|name| name.contains("__restore_")),
+        !left
+            .iter()
+            .any(|name| name.starts_with(&format!("{of}_drill_"))),
         "{left:?}"
     );
 }
@@ -101,7 +103,7 @@ fn contents_are_compared_where_they_were_digested() {
         said.contains("public.whole has as many rows as the backup, but not the same content"),
         "{said}"
     );
-    nothing_is_left(server);
+    nothing_is_left(server, &source.name);
 }
 
 /// Rows 93, 124 and 133: what a drill finds out, each by its verdict.
@@ -116,7 +118,7 @@ fn what_cannot_be_restored_is_failed_and_what_cannot_be_told_is_not() {
         let drilled: serde_json::Value = serde_json::from_slice(&drilled.stdout).unwrap();
         let listed = pgseal.json(&["list"]);
         assert_eq!(listed[0]["proof"]["verdict"], drilled["verdict"]);
-        nothing_is_left(server);
+        nothing_is_left(server, "drill_");
         (
             drilled["verdict"].as_str().unwrap().to_owned(),
             drilled["reason"].as_str().unwrap_or_default().to_owned(),
@@ -253,7 +255,7 @@ fn a_drill_s_job_writes_its_verdict_into_the_catalog() {
         metrics.contains("\npgseal_last_proof_age_seconds{"),
         "{metrics}"
     );
-    nothing_is_left(scratch);
+    nothing_is_left(scratch, &api.service.database.name);
 
     // The verdict is in the store: a catalog that is lost gets it back.
     let at = api.service.backup(id, "proof_at");

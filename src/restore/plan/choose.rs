@@ -4,6 +4,10 @@ use super::Way;
 
 /// What decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an answer of its own"
+)]
 pub struct Situation {
     /// The database is there.
     pub exists: bool,

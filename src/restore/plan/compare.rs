@@ -52,7 +52,7 @@ const DROPS_NOTHING: &[&str] = &[
     "TABLE DATA",
 ];
 
-type Key<'a> = (&'a str, Option<&'a str>, String);
+type Key<'a> = (&'a str, Option<String>, String);
 
 /// What becomes of everything.
 #[derive(Debug, Default)]
@@ -105,10 +105,10 @@ pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Chan
     }
     let mut seen = BTreeSet::new();
     for entry in &toc.entries {
-        let is_object = !DROPS_NOTHING.contains(&entry.kind.as_str())
-            && !INLINE.contains(&entry.kind.as_str())
-            && !(entry.kind == "RULE" && entry.tag.ends_with(" _RETURN"))
-            && entry.kind != "BLOB";
+        let kind = entry.kind.as_str();
+        let is_part = DROPS_NOTHING.contains(&kind) || INLINE.contains(&kind);
+        let is_view = kind == "RULE" && entry.tag.ends_with(" _RETURN");
+        let is_object = !(is_part || is_view || kind == "BLOB");
         if is_object && !present.contains(&key_of(entry)) && seen.insert(key_of(entry)) {
             changes.created.push(Item::of_entry(entry));
         }
@@ -118,17 +118,13 @@ pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Chan
 }
 
 fn key_of(entry: &TocEntry) -> Key<'_> {
-    (
-        entry.kind.as_str(),
-        entry.schema.as_deref(),
-        entry.tag.clone(),
-    )
+    (entry.kind.as_str(), entry.schema.clone(), entry.tag.clone())
 }
 
 fn live_key(object: &LiveObject) -> Key<'_> {
     (
         object.kind.as_str(),
-        object.schema.as_deref(),
+        object.schema.as_deref().map(one_line),
         one_line(&object.tag),
     )
 }
@@ -229,8 +225,8 @@ impl<'a> Graph<'a> {
         // A chain is as long as an index, a constraint, a partition and their tables; the bound is for a broken catalog.
         for _ in 0..100 {
             let up = self.follows.get(&root.id).into_iter().flatten();
-            let up = up.filter(|id| !self.dropped_at.contains_key(*id));
-            match up.filter_map(|id| self.named(*id)).next() {
+            let mut up = up.filter(|id| !self.dropped_at.contains_key(*id));
+            match up.find_map(|id| self.named(*id)) {
                 Some(next) if next.id != root.id => root = next,
                 _ => break,
             }
@@ -283,7 +279,7 @@ fn blockers(
                 **kind != object.kind
                     && archived.contains_key(&(
                         **kind,
-                        object.schema.as_deref(),
+                        object.schema.as_deref().map(one_line),
                         one_line(&object.tag),
                     ))
             });
@@ -295,7 +291,7 @@ fn blockers(
         let is_archived = archived.contains_key(&live_key(object));
         match object.kind.as_str() {
             "EVENT TRIGGER" if !is_archived && !object.is_disabled => {
-                clearing.add(object, Cause::Fires)
+                clearing.add(object, Cause::Fires);
             }
             "SUBSCRIPTION" => clearing.add(object, Cause::Subscribes),
             _ => {}
@@ -323,15 +319,30 @@ fn owners(
     }
 }
 
+/// The default of a column that is there, by `TABLE COLUMN`.
+fn default_of(live: &Live, schema: &str, tag: &str) -> Option<ObjectId> {
+    let default = live.objects.iter().find(|object| {
+        object.kind == "DEFAULT"
+            && object.schema.as_deref() == Some(schema)
+            && one_line(&object.tag) == tag
+    });
+    default.map(|default| default.id)
+}
+
 /// `ALTER TABLE … ALTER COLUMN … DROP DEFAULT` ends where the column has another name by now, or is no default's any
 /// more. Returns the defaults that the clearing takes care of.
 fn columns<'a>(toc: &Toc, live: &'a Live, clearing: &mut Clearing<'_, 'a>) -> HashSet<ObjectId> {
     let mut cared_for = HashSet::new();
-    let tables: HashMap<(&str, String), &LiveObject> = live
+    let tables: HashMap<(String, String), &LiveObject> = live
         .objects
         .iter()
         .filter(|object| RELATIONS.contains(&object.kind.as_str()))
-        .filter_map(|object| Some(((object.schema.as_deref()?, one_line(&object.tag)), object)))
+        .filter_map(|object| {
+            Some((
+                (one_line(object.schema.as_deref()?), one_line(&object.tag)),
+                object,
+            ))
+        })
         .collect();
     let archived: HashSet<(&str, &str)> = toc
         .entries
@@ -357,40 +368,35 @@ fn columns<'a>(toc: &Toc, live: &'a Live, clearing: &mut Clearing<'_, 'a>) -> Ha
         let Some((table, column)) = split else {
             continue;
         };
-        let Some(object) = tables.get(&(schema, table.to_owned())) else {
+        let Some(object) = tables.get(&(schema.to_owned(), table.to_owned())) else {
             continue;
         };
         let there = live.columns.get(&object.id).map_or(&[][..], Vec::as_slice);
-        match there.iter().find(|known| one_line(&known.name) == column) {
-            Some(known) => match known.fixed {
+        if let Some(known) = there.iter().find(|known| one_line(&known.name) == column) {
+            match known.fixed {
                 Some(Fixed::Identity) => clearing.add(object, Cause::IsIdentity(column.to_owned())),
                 Some(Fixed::Expression) => {
                     clearing.add(object, Cause::IsExpression(column.to_owned()));
                 }
                 None => {}
-            },
-            None => {
-                let renamed = there.iter().find(|known| {
-                    let tag = format!("{table} {}", known.name);
-                    known.draws_from.is_some() && !with_default.contains(&(schema, tag.as_str()))
-                });
-                if let Some(renamed) = renamed {
-                    let tag = format!("{table} {}", renamed.name);
-                    let default = live.objects.iter().find(|object| {
-                        object.kind == "DEFAULT"
-                            && object.schema.as_deref() == Some(schema)
-                            && one_line(&object.tag) == tag
-                    });
-                    cared_for.extend(default.map(|default| default.id));
-                }
-                clearing.add(
-                    object,
-                    Cause::NoColumn {
-                        column: column.to_owned(),
-                        renamed: renamed.map(|column| column.name.clone()),
-                    },
-                );
             }
+        } else {
+            let renamed = there.iter().find(|known| {
+                let tag = format!("{table} {}", known.name);
+                known.draws_from.is_some() && !with_default.contains(&(schema, tag.as_str()))
+            });
+            let default = renamed.and_then(|renamed| {
+                let tag = format!("{table} {}", renamed.name);
+                default_of(live, schema, &tag)
+            });
+            cared_for.extend(default);
+            clearing.add(
+                object,
+                Cause::NoColumn {
+                    column: column.to_owned(),
+                    renamed: renamed.map(|column| column.name.clone()),
+                },
+            );
         }
     }
     cared_for

@@ -186,18 +186,8 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
     } else {
         (None, false)
     };
-    let mut roles: BTreeSet<String> = subject
-        .manifest
-        .map(|manifest| manifest.database.roles.iter().cloned().collect())
-        .unwrap_or_default();
-    // A list has names in one line each: a role whose name has several is known by the manifest alone.
-    let known: BTreeSet<String> = roles.iter().map(|role| one_line(role)).collect();
-    let toc = subject.toc();
-    let listed = toc.owners().into_iter().map(str::to_owned);
-    roles.extend(listed.filter(|owner| !known.contains(owner)));
-    let mut wanted: Vec<String> = roles.into_iter().collect();
-    wanted.extend(wishes.role_map.values().cloned());
-    let missing_roles = inspect::missing_roles(&mut session, &wanted).await?;
+    let missing_roles =
+        inspect::missing_roles(&mut session, &wanted_roles(subject, wishes)).await?;
     let mut extensions = subject
         .manifest
         .map(|manifest| manifest.database.extensions.clone())
@@ -219,6 +209,22 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         missing_roles,
         extensions,
     })
+}
+
+/// Roles that the backup's objects belong to or are granted to, and those that get the part of others.
+fn wanted_roles(subject: Subject<'_>, wishes: &Wishes) -> Vec<String> {
+    let mut roles: BTreeSet<String> = subject
+        .manifest
+        .map(|manifest| manifest.database.roles.iter().cloned().collect())
+        .unwrap_or_default();
+    // A list has names in one line each: a role whose name has several is known by the manifest alone.
+    let known: BTreeSet<String> = roles.iter().map(|role| one_line(role)).collect();
+    let toc = subject.toc();
+    let listed = toc.owners().into_iter().map(str::to_owned);
+    roles.extend(listed.filter(|owner| !known.contains(owner)));
+    let mut wanted: Vec<String> = roles.into_iter().collect();
+    wanted.extend(wishes.role_map.values().cloned());
+    wanted
 }
 
 fn planned(

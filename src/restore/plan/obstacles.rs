@@ -111,7 +111,8 @@ fn of_way(plan: &Plan, situation: &Situation) -> Vec<Obstacle> {
     }
 }
 
-fn of_roles(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
+/// What is wrong with a map of roles.
+fn of_role_map(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let mut add = |what: String, remedy: String| {
         found.push(Obstacle {
@@ -150,6 +151,25 @@ fn of_roles(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
             "leave that out, and use REASSIGN OWNED afterwards".to_owned(),
         );
     }
+    if !wishes.role_map.is_empty() && plan.mode == Way::InPlace {
+        add(
+            "--map-role gives objects away after they are loaded, which the one transaction of a restore in place cannot hold"
+                .to_owned(),
+            "use --mode swap or --mode new, or --create-missing-roles and REASSIGN OWNED afterwards".to_owned(),
+        );
+    }
+    found
+}
+
+fn of_roles(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
+    let mut found = of_role_map(plan, wishes, seen);
+    let mut add = |what: String, remedy: String| {
+        found.push(Obstacle {
+            found: what,
+            remedy,
+        });
+    };
+    let targets: BTreeSet<&String> = wishes.role_map.values().collect();
     let missing: Vec<&str> = seen
         .missing_roles
         .iter()
@@ -178,13 +198,6 @@ fn of_roles(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
         add(
             format!("role {} may not create roles", seen.around.role),
             "as a superuser: ALTER ROLE … CREATEROLE, or choose --skip-missing-owners".to_owned(),
-        );
-    }
-    if !wishes.role_map.is_empty() && plan.mode == Way::InPlace {
-        add(
-            "--map-role gives objects away after they are loaded, which the one transaction of a restore in place cannot hold"
-                .to_owned(),
-            "use --mode swap or --mode new, or --create-missing-roles and REASSIGN OWNED afterwards".to_owned(),
         );
     }
     found
