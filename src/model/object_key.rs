@@ -197,6 +197,13 @@ impl Layout {
             .is_some_and(|(year, _)| is_year(year))
     }
 
+    /// Whether an object is of this target, or lies beside its years: then it is of no other target either.
+    #[must_use]
+    pub fn is_in_reach(&self, key: &ObjectKey) -> bool {
+        let below = key.as_str().strip_prefix(&self.listing_prefix());
+        self.is_own(key) || below.is_some_and(|below| !below.contains('/'))
+    }
+
     /// The key of a small object that shows whether the store can be written. It ends as no backup does.
     #[must_use]
     pub fn probe_key(&self, uid: &Uid) -> ObjectKey {

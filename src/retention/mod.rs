@@ -89,7 +89,7 @@ impl Retention {
         let mut entries = self.vault.list().await?;
         // The folder of the target `default` has those of the others in it, and each has rules of its own.
         entries.retain(|entry| {
-            ObjectKey::parse(entry.key()).is_ok_and(|key| self.vault.layout.is_own(&key))
+            ObjectKey::parse(entry.key()).is_ok_and(|key| self.vault.layout.is_in_reach(&key))
         });
         let known = self.known(&entries).await?;
         let measured: Vec<Measured> = complete(&entries).map(Measured::from).collect();

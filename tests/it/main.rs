@@ -27,6 +27,7 @@ mod catalog_states;
 mod cli;
 mod commit_gate;
 mod counts;
+mod deploy;
 mod drill;
 mod faults_names;
 mod faults_postgres;
