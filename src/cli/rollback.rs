@@ -43,7 +43,7 @@ impl RollbackArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let to = config::connection(self.to.as_deref(), "--to")?;
         // Not left by a signal: it takes a moment, and is done or not done.
-        let done = restore::rollback(&to, self.id.as_ref(), (context.clock)()).await?;
+        let done = restore::rollback(&to, self.id.as_ref(), None, (context.clock)()).await?;
         let report = Report {
             database: &done.database,
             restore_id: done.back.id.to_string(),

@@ -198,6 +198,16 @@ impl Connection {
         }
     }
 
+    /// The same, under this name among the server's sessions.
+    #[must_use]
+    pub fn with_application_name(&self, name: &str) -> Self {
+        let mut named = self.clone();
+        named
+            .settings
+            .insert("application_name".into(), name.to_owned().into());
+        named
+    }
+
     /// The same, with this password.
     #[must_use]
     pub fn with_password(self, password: String) -> Self {

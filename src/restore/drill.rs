@@ -311,18 +311,22 @@ fn verdict_of_error(error: &RestoreError) -> Option<Verdict> {
 }
 
 /// What pg_restore says where the server is the reason and not the archive, in PostgreSQL's words.
-const SERVER_REASONS: [&str; 6] = [
+const SERVER_REASONS: [&str; 9] = [
     "No space left on device",
     "could not connect",
     "connection to server",
     "server closed the connection unexpectedly",
     "terminating connection",
     "permission denied",
+    "out of memory",
+    "out of shared memory",
+    "too many connections",
 ];
 
 fn is_of_server(error: &VaultError) -> bool {
-    let VaultError::Pg(PgError::Client { stderr, .. }) = error else {
+    let VaultError::Pg(PgError::Client { stderr, ended, .. }) = error else {
         return false;
     };
-    SERVER_REASONS.iter().any(|reason| stderr.contains(reason))
+    // Nobody ends pg_restore by a signal but the kernel that has no memory left, or somebody's hand.
+    ended.contains("signal") || SERVER_REASONS.iter().any(|reason| stderr.contains(reason))
 }

@@ -7,7 +7,9 @@ use tokio_util::sync::CancellationToken;
 use super::compare::{analyze, compare};
 use super::{Loaded, Proven, RestoreError, load, plan, require, safety};
 use crate::backup::Stages;
-use crate::pg::inspect::{self, Depth};
+use crate::model::explanation::explain;
+use crate::model::ids::Uid;
+use crate::pg::inspect::{self, Depth, Watched};
 use crate::pg::{Blocker, LoadMode};
 use crate::progress::Progress;
 
@@ -27,31 +29,8 @@ pub(super) async fn run(
     require(now, Some(&proven.plan.id))?;
     progress.start_stage("load");
     let database = proven.to.database().to_owned();
-    let load = load(
-        proven,
-        LoadMode::InPlace(&proven.to, &proven.list),
-        stages,
-        progress,
-    );
-    let watched = async {
-        tokio::select! {
-            loaded = load => Ok(loaded),
-            blockers = blocked(proven) => Err(blockers),
-        }
-    };
-    let loaded = cancel.run_until_cancelled(watched).await;
-    let loaded = loaded.ok_or_else(|| RestoreError::Interrupted(safety.clone()))?;
-    let loaded = loaded.map_err(|blockers| RestoreError::LoadBlocked {
-        database: database.clone(),
-        waited: proven.lock_wait,
-        blockers,
-        safety: safety.clone(),
-    })?;
-    let (plain_bytes, mut warnings) = loaded.map_err(|source| RestoreError::LoadInPlace {
-        database: database.clone(),
-        safety: safety.clone(),
-        source,
-    })?;
+    let (plain_bytes, mut warnings) =
+        loaded(proven, safety.as_ref(), stages, progress, cancel).await?;
 
     // It is committed: from here on an error says so, and an interruption comes too late.
     progress.start_stage("compare the rows");
@@ -82,9 +61,66 @@ pub(super) async fn run(
     })
 }
 
+/// Loads, under a name among the sessions that nobody else has. Where that is cut short in the moment of the commit, the
+/// server is asked what became of it.
+async fn loaded(
+    proven: &Proven,
+    safety: Option<&String>,
+    stages: &Stages,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<(u64, Vec<String>), RestoreError> {
+    let name = format!("pgseal_load_{}", Uid::new((stages.clock)()).short());
+    let to = proven.to.with_application_name(&name);
+    let watched = Watched::new(name);
+    let load = load(
+        proven,
+        LoadMode::InPlace(&to, &proven.list),
+        stages,
+        progress,
+    );
+    let work = async {
+        tokio::select! {
+            loaded = load => Ok(loaded),
+            blockers = blocked(proven, &watched) => Err(blockers),
+        }
+    };
+    let database = || proven.to.database().to_owned();
+    let error = match cancel.run_until_cancelled(work).await {
+        Some(Ok(Ok(loaded))) => return Ok(loaded),
+        Some(Ok(Err(source))) => RestoreError::LoadInPlace {
+            database: database(),
+            safety: safety.cloned(),
+            source,
+        },
+        Some(Err(blockers)) => RestoreError::LoadBlocked {
+            database: database(),
+            waited: proven.lock_wait,
+            blockers,
+            safety: safety.cloned(),
+        },
+        None => RestoreError::Interrupted(safety.cloned()),
+    };
+    match inspect::end_load(&proven.to, &watched).await {
+        Ok(Some(true)) => {
+            let bytes = proven
+                .fetched
+                .manifest()
+                .map_or(0, |manifest| manifest.plain_bytes);
+            let warning = format!("the load was committed, although: {}", explain(&error));
+            Ok((bytes, vec![warning]))
+        }
+        Ok(_) => Err(error),
+        Err(ending) => {
+            tracing::warn!(error = %ending, "The session of the load could not be ended");
+            Err(error)
+        }
+    }
+}
+
 /// Who keeps the load waiting for too long. Where nobody can look, the load itself will say what is wrong with the server.
-async fn blocked(proven: &Proven) -> Vec<Blocker> {
-    match inspect::until_blocked(&proven.to, proven.lock_wait).await {
+async fn blocked(proven: &Proven, watched: &Watched) -> Vec<Blocker> {
+    match inspect::until_blocked(&proven.to, watched, proven.lock_wait).await {
         Ok(blockers) => blockers,
         Err(error) => {
             tracing::warn!(%error, "Restore cannot see who blocks its load");

@@ -62,20 +62,21 @@ pub struct RolledBack {
 }
 
 /// Gives the database of `to` back what a restore replaced: that of `id`, or the only one. Given the `id` of one that was
-/// undone, it is that which comes back.
+/// undone, it is that which comes back, unless `only` says what it has to be kept as.
 ///
 /// # Errors
 /// Nothing, or more than one thing, could be meant; or the names could not be changed.
 pub async fn rollback(
     to: &Connection,
     id: Option<&LandingId>,
+    only: Option<KeptAs>,
     now: OffsetDateTime,
 ) -> Result<RolledBack, RollbackError> {
     let lock = TargetLock::take(to).await.map_err(RollbackError::Prepare)?;
     let mut session = inspect::maintenance_session(to)
         .await
         .map_err(RollbackError::Prepare)?;
-    let outcome = swap_back(&mut session, to, id, now).await;
+    let outcome = swap_back(&mut session, to, (id, only), now).await;
     session.close().await;
     if let Some(lock) = lock {
         lock.release().await;
@@ -86,7 +87,7 @@ pub async fn rollback(
 async fn swap_back(
     session: &mut Session,
     to: &Connection,
-    id: Option<&LandingId>,
+    which: (Option<&LandingId>, Option<KeptAs>),
     now: OffsetDateTime,
 ) -> Result<RolledBack, RollbackError> {
     let database = to.database().to_owned();
@@ -96,9 +97,10 @@ async fn swap_back(
     let records = kept.into_iter().filter_map(|kept| kept.record);
     let back = meant(
         &database,
-        id,
+        which.0,
         records
             .filter(|record| record.database == database)
+            .filter(|record| which.1.is_none_or(|only| record.kept_as == only))
             .collect(),
     )?;
     let is_live = inspect::database_exists(session, &database)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Proven, RestoreError, Safety};
@@ -10,7 +11,10 @@ use crate::backup::{self, BackupRequest, Stages};
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
 use crate::progress::Progress;
-use crate::vault::{Selector, VaultError};
+use crate::vault::{Entry, Selector, VaultError};
+
+/// A restore follows its safety backup at once, unless no worker is free or the target is busy.
+const RECENT: Duration = Duration::minutes(15);
 
 /// Sees to the safety backup as the request has it; its name, unless there is none to make.
 pub(super) async fn before(
@@ -23,14 +27,37 @@ pub(super) async fn before(
         Safety::Backup => safety_backup(proven, stages, progress, cancel)
             .await
             .map(Some),
-        Safety::Made(key) => {
+        Safety::Made(key) if is_recent(key, proven, stages).await? => {
             let name = key.backup_name().unwrap_or(key.as_str()).to_owned();
             proved(stages, key, name, proven, progress, cancel)
                 .await
                 .map(Some)
         }
+        // It waited for so long that much may have been written since.
+        Safety::Made(_) => safety_backup(proven, stages, progress, cancel)
+            .await
+            .map(Some),
         Safety::Skip => Ok(None),
     }
+}
+
+/// Whether a safety backup is of this database, and of just now.
+async fn is_recent(
+    key: &ObjectKey,
+    proven: &Proven,
+    stages: &Stages,
+) -> Result<bool, RestoreError> {
+    let found = stages.vault.find(&Selector::Key(key.clone())).await;
+    let entry = found.map_err(|source| RestoreError::SafetyUnproved {
+        name: key.backup_name().unwrap_or(key.as_str()).to_owned(),
+        source,
+    })?;
+    let Entry::Complete(manifest) = entry else {
+        // What is wrong with it is said when it is proved.
+        return Ok(true);
+    };
+    let age = (stages.clock)() - manifest.finished_at;
+    Ok(manifest.database.name == proven.to.database() && age < RECENT)
 }
 
 /// The target as it is now, proved the same way as the backup that replaces it.

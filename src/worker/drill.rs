@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 use super::supervise::{Reason, Running, Supervised};
 use super::tasks::{Ending, dict, panicked};
 use super::{Stop, Worker};
-use crate::catalog::Health;
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::proof::Verdict;
@@ -103,13 +102,7 @@ impl Worker {
         tracing::info!(backup.id = %id, backup.name = drilled.backup, verdict = drilled.verdict.as_str(),
             seconds = drilled.took.as_secs_f64(), reason, "Backup was drilled");
         if drilled.verdict == Verdict::Failed {
-            // What retention keeps by must not be a backup that cannot be restored.
-            let marked = catalog
-                .mark_health(id, Health::Corrupt, Some(&reason))
-                .await;
-            if let Err(error) = marked {
-                tracing::warn!(%error, backup.id = %id, "A drill that failed could not be marked");
-            }
+            // Its object may be whole all the same: that is what a verification finds out.
             return Ending::Failed(format!("the drill FAILED: {reason}"));
         }
         Ending::Success(dict(&[

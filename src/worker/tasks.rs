@@ -16,7 +16,7 @@ use crate::dispatch::BackupWanted;
 use crate::model::connection::Connection;
 use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, RestoreId};
-use crate::model::kept::{KeptRecord, LandingId};
+use crate::model::kept::{KeptAs, KeptRecord, LandingId};
 use crate::model::kind::BackupKind;
 use crate::model::manifest::{Manifest, Requested};
 use crate::model::object_key::ObjectKey;
@@ -328,7 +328,7 @@ impl Worker {
         })?;
         progress.set_finishing(true);
         let (to, _) = self.target(&row.target).map_err(Unrestored::Failed)?;
-        let done = restore::rollback(&to, Some(&id), self.now()).await;
+        let done = restore::rollback(&to, Some(&id), Some(KeptAs::Before), self.now()).await;
         progress.set_finishing(false);
         let done = done.map_err(|error| Unrestored::Failed(explain(&error)))?;
         Ok(Restored {

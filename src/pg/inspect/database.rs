@@ -165,8 +165,8 @@ pub(super) fn comment_statement(name: &str, comment: Option<&str>) -> String {
     format!("COMMENT ON DATABASE {} IS {text}", identifier(name))
 }
 
-/// `name=value` as the catalog has it. Lists of identifiers are kept quoted there, and are not to be quoted again
-/// (pg_dump treats the same names so).
+/// `name=value` as the catalog has it. A list of identifiers is taken apart and every part written as a literal, as pg_dump
+/// does: the catalog's text is not always quoted, and whoever set it must not choose what else is executed.
 fn set_statement(alter: &str, setting: &str) -> Option<String> {
     const LISTS: [&str; 5] = [
         "local_preload_libraries",
@@ -177,7 +177,8 @@ fn set_statement(alter: &str, setting: &str) -> Option<String> {
     ];
     let (name, value) = setting.split_once('=')?;
     let value = if LISTS.contains(&name) && !value.is_empty() {
-        value.to_owned()
+        let parts: Vec<String> = list_parts(value).iter().map(|part| literal(part)).collect();
+        parts.join(", ")
     } else {
         literal(value)
     };
@@ -187,6 +188,36 @@ fn set_statement(alter: &str, setting: &str) -> Option<String> {
         .collect::<Vec<_>>()
         .join(".");
     Some(format!("{alter} SET {name} TO {value}"))
+}
+
+/// The parts of a list as PostgreSQL's `SplitGUCList` takes it apart: between commas, without the spaces around them, and
+/// without quotes, in which a quote is written twice.
+fn list_parts(list: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut rest = list.trim_start();
+    while !rest.is_empty() {
+        let mut part = String::new();
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut letters = quoted.char_indices().peekable();
+            let mut end = quoted.len();
+            while let Some((at, letter)) = letters.next() {
+                if letter == '"' && letters.next_if(|(_, next)| *next == '"').is_none() {
+                    end = at + 1;
+                    break;
+                }
+                part.push(letter);
+            }
+            rest = &quoted[end..];
+            rest = rest.find(',').map_or("", |comma| &rest[comma + 1..]);
+        } else {
+            let (one, others) = rest.split_once(',').unwrap_or((rest, ""));
+            part.push_str(one.trim());
+            rest = others;
+        }
+        parts.push(part);
+        rest = rest.trim_start();
+    }
+    parts
 }
 
 fn locale_clauses(facts: &DatabaseFacts, major: u32) -> String {
@@ -238,8 +269,22 @@ mod tests {
         assert_eq!(literal("it's a \\"), "E'it''s a \\\\'");
         assert_eq!(
             set_statement("ALTER DATABASE \"d\"", "search_path=\"$user\", public").unwrap(),
-            "ALTER DATABASE \"d\" SET \"search_path\" TO \"$user\", public"
+            "ALTER DATABASE \"d\" SET \"search_path\" TO '$user', 'public'"
         );
+        // What an unprivileged role may have put there is one name, however it looks.
+        assert_eq!(
+            set_statement(
+                "ALTER DATABASE d",
+                "search_path=x;alter/**/role/**/me/**/superuser"
+            )
+            .unwrap(),
+            "ALTER DATABASE d SET \"search_path\" TO 'x;alter/**/role/**/me/**/superuser'"
+        );
+        assert_eq!(
+            list_parts("\"a\"\"b, c\" , d,\"e'f\""),
+            ["a\"b, c", "d", "e'f"]
+        );
+        assert_eq!(list_parts("\"never closed"), ["never closed"]);
         assert_eq!(
             set_statement("ALTER DATABASE \"d\"", "app.mode=it's").unwrap(),
             "ALTER DATABASE \"d\" SET \"app\".\"mode\" TO 'it''s'"

@@ -31,6 +31,8 @@ pub use roles::{create_role, drop_role, grant_role, reassign};
 pub use session::{Server, Session};
 pub use snapshot::{blockers, open_snapshot};
 pub use surroundings::{LiveDatabase, Surroundings, surroundings};
-pub use swap::{Renaming, hangs_on_identity, holds_catalog, may_swap, rename_together};
+pub use swap::{
+    MAINTENANCE, Renaming, hangs_on_identity, holds_catalog, may_swap, rename_together,
+};
 pub use target::{OfferedExtension, analyze, data_folder, missing_roles, offered_extensions};
-pub use waiting::until_blocked;
+pub use waiting::{Watched, end_load, until_blocked};

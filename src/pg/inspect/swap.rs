@@ -94,6 +94,9 @@ async fn transaction(maintenance: &mut Session, renamings: &[Renaming<'_>]) -> R
     Ok(())
 }
 
+/// Databases that every server has: sessions that work on whole databases, and all our locks, are in one of these.
+pub const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
+
 /// Whether somebody is connected to the database, or at work on it (SQLSTATE object_in_use, lock_not_available).
 fn is_occupied(error: &PgError) -> bool {
     let PgError::Query {
@@ -242,6 +245,13 @@ pub async fn may_swap(
     maintenance: &mut Session,
     database: &str,
 ) -> Result<Option<Finding>, PgError> {
+    if MAINTENANCE.contains(&database) {
+        return Ok(Some(Finding::problem(
+            "swap",
+            format!("whoever renames a database has to be in {database} meanwhile"),
+            "restore with --mode in-place".to_owned(),
+        )));
+    }
     let doing = "look at the role's rights";
     let sql = "SELECT r.rolsuper OR r.rolcreatedb, pg_catalog.pg_has_role(d.datdba, 'USAGE'), \
             pg_catalog.pg_get_userbyid(d.datdba)::text \

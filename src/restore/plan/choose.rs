@@ -17,6 +17,8 @@ pub struct Situation {
     pub may_rename: bool,
     /// The role, for messages.
     pub role: String,
+    /// It is one of those that every server has, and in which sessions that rename others have to be.
+    pub is_maintenance: bool,
     /// Our catalog is in it.
     pub holds_catalog: bool,
     /// Logical replication slots of it.
@@ -80,6 +82,9 @@ pub(super) fn against_swap(situation: &Situation) -> Vec<String> {
             "role {} does not own the database, so it may not rename it",
             situation.role
         ));
+    }
+    if situation.is_maintenance {
+        reasons.push("whoever renames a database has to be in this one meanwhile".to_owned());
     }
     if situation.holds_catalog {
         reasons.push(

@@ -85,6 +85,8 @@ pub(super) struct Seen {
     pub(super) live: Option<Live>,
     pub(super) holds_catalog: bool,
     pub(super) missing_roles: Vec<String>,
+    /// The database is one in which our own sessions have to be.
+    pub(super) is_maintenance: bool,
     pub(super) extensions: Vec<OfferedExtension>,
 }
 
@@ -206,6 +208,7 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         free_bytes,
         live,
         holds_catalog,
+        is_maintenance: inspect::MAINTENANCE.contains(&to.database()),
         missing_roles,
         extensions,
     })
@@ -349,6 +352,7 @@ fn situation(wishes: &Wishes, seen: &Seen, space: &Space) -> Situation {
         may_create: around.may_create_databases,
         may_rename: around.is_superuser || database.is_some_and(|database| database.is_ours),
         role: around.role.clone(),
+        is_maintenance: seen.is_maintenance,
         holds_catalog: seen.holds_catalog,
         logical_slots: list(|database| &database.logical_slots),
         subscriptions: list(|database| &database.subscriptions),
