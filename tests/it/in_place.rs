@@ -354,6 +354,12 @@ fn whoever_blocks_a_load_is_named_and_nothing_is_changed() {
         said.contains("nothing was changed") && said.contains("backup_pre_restore"),
         "{said}"
     );
+    // The server has let go of everything too, although whoever blocked is still there.
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgseal\\_load\\_%' AND datname = current_database()";
+    assert_eq!(changed.database.psql(left), "0");
+    changed
+        .database
+        .psql("SET statement_timeout = '5s'; SELECT count(*) FROM orders");
     changed
         .database
         .psql(&format!("SELECT pg_terminate_backend({pid})"));

@@ -57,7 +57,17 @@ fn a_swap_is_asked_for_and_undone_over_the_api() {
     assert_eq!(kept.names(), [undone["kept_database"].as_str().unwrap()]);
     assert_same(&second, &Content::of(server, &database.name));
 
-    // What it kept is dropped meanwhile: the job says so, and changes nothing.
+    // Asked for once more, it must not bring back what was undone; nor when that is dropped.
+    let twice = api.json(202, "POST", &rollback, "");
+    api.service.burst();
+    let twice = api.json(
+        200,
+        "GET",
+        &format!("{BACKUPS}/restores/{}", twice["id"]),
+        "",
+    );
+    assert_eq!(twice["status"], "failed", "{twice}");
+    assert_same(&second, &Content::of(server, &database.name));
     api.service.pgseal.ok(&["kept", "drop", &kept.names()[0]]);
     let again = api.json(202, "POST", &rollback, "");
     api.service.burst();
