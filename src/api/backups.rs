@@ -584,6 +584,7 @@ pub(super) async fn delete(
             .map_err(|error| match error {
                 DeleteError::Catalog(error) => Problem::from(error),
                 DeleteError::Vault(error) => Problem::from(error),
+                error @ DeleteError::Completed => Problem::internal(explain(&error)),
             })?;
         Ok(())
     };
