@@ -92,6 +92,18 @@ fn backups(pgseal: &Pgseal, of: &[(BackupKind, i64)]) -> Vec<Manifest> {
     })
 }
 
+/// A small backup of the service's database, of so many days ago: those of other databases stay as the last of theirs.
+fn old_one(service: &Service, days: i64) -> Manifest {
+    runtime().block_on(async {
+        let vault = vault_of(&service.pgseal).await;
+        put(&vault, SCHEDULED, days, |manifest| {
+            manifest.database.name.clone_from(&service.database.name);
+            manifest.plain_bytes = 1;
+        })
+        .await
+    })
+}
+
 /// Names of the backups whose two objects are there.
 fn stored(pgseal: &Pgseal) -> BTreeSet<String> {
     let files: BTreeSet<PathBuf> = pgseal.stored().into_iter().map(PathBuf::from).collect();
@@ -602,7 +614,8 @@ fn what_the_catalog_knows_keeps_backups() {
 #[test]
 fn a_scheduled_backup_lets_old_ones_go() {
     let service = Service::start();
-    let old = backups(&service.pgseal, &[(SCHEDULED, 50)]);
+    let old = [old_one(&service, 50)];
+    let other = backups(&service.pgseal, &[(SCHEDULED, 60)]);
     service.enqueue_backup();
     service.burst();
     assert!(stored(&service.pgseal).is_superset(&names(&old)));
@@ -612,11 +625,25 @@ fn a_scheduled_backup_lets_old_ones_go() {
     service.burst();
     let now = stored(&service.pgseal);
     assert!(now.is_disjoint(&names(&old)), "{now:?}");
-    assert_eq!(now.len(), 2);
+    assert!(now.is_superset(&names(&other)), "{now:?}");
+    assert_eq!(now.len(), 3);
     let rows = service
         .catalog
         .psql("SELECT count(*) FROM pgseal.backups WHERE deletion = 'kept' AND health = 'ok'");
-    assert_eq!(rows, "2");
+    assert_eq!(rows, "3");
+}
+
+/// Who cannot ask the catalog does not know what a restore needs.
+#[test]
+fn a_catalog_whose_address_cannot_be_read_deletes_nothing() {
+    let mut pgseal = Pgseal::new();
+    let made = backups(&pgseal, &[(SCHEDULED, 40), (SCHEDULED, 0)]);
+    pgseal.set("CATALOG_DATABASE_URL", "nonsense");
+    let said = pgseal.fails(5, &["prune"]);
+    assert!(said.contains("--store-only"), "{said}");
+    assert_eq!(stored(&pgseal), names(&made));
+    pgseal.ok(&["prune", "--store-only"]);
+    assert_eq!(stored(&pgseal), names([&made[1]]));
 }
 
 /// Row 134, in the service: the state, the event, the freeze, and its end over the API.
@@ -624,7 +651,7 @@ fn a_scheduled_backup_lets_old_ones_go() {
 fn a_suspicious_backup_is_said_and_accepted() {
     let api = crate::harness::api::Api::start();
     let service = &api.service;
-    let old = backups(&service.pgseal, &[(SCHEDULED, 50)]);
+    let old = [old_one(service, 50)];
     let (first, _) = service.enqueue_backup();
     service.burst();
     service.database.psql("TRUNCATE events, customers CASCADE");
