@@ -274,8 +274,13 @@ fn candidate(
             0,
             What::Unknown(format!("its manifest cannot be read: {reason}")),
         ),
+        // One whose row has no uid never had a manifest.
+        Entry::Unfinished(bare) | Entry::Foreign(bare)
+            if row.is_some_and(|row| row.uid.is_some()) =>
+        {
+            (None, bare.bytes, What::Headless)
+        }
         Entry::Foreign(bare) => (None, bare.bytes, What::Foreign),
-        Entry::Unfinished(bare) if row.is_some() => (None, bare.bytes, What::Headless),
         Entry::Unfinished(bare) => (None, bare.bytes, What::Unfinished),
     };
     let group = match entry {

@@ -610,6 +610,38 @@ fn what_the_catalog_knows_keeps_backups() {
     });
 }
 
+/// What the catalog calls complete is no waste, whatever became of its manifest.
+#[test]
+fn a_backup_that_lost_its_manifest_holds_everything() {
+    let server = Postgres::shared();
+    let place = server.create_database("headless");
+    let pgseal = Pgseal::new();
+    runtime().block_on(async {
+        let catalog = catalog_in(&place).await;
+        let vault = vault_of(&pgseal).await;
+        let mut made = Vec::new();
+        for days in [70, 60, 1, 0] {
+            made.push(put(&vault, SCHEDULED, days, |_| {}).await);
+        }
+        let retention = retention(&vault, &catalog, 30);
+        let wishes = Wishes {
+            include_foreign: true,
+            many: true,
+        };
+        assert!(!retention.plan(wishes).await.unwrap().is_held());
+        let key = ObjectKey::parse(&made[1].object_key).unwrap();
+        let manifest = key.manifest_key().unwrap();
+        vault.store.delete(&manifest).await.unwrap();
+        let before = pgseal.stored();
+        let plan = retention.plan(wishes).await.unwrap();
+        let held = plan.held.join("\n");
+        assert!(plan.is_held() && held.contains(&made[1].name), "{held}");
+        let pruned = retention.carry_out(&plan).await.unwrap();
+        assert_eq!(pruned.deleted, Vec::<String>::new());
+        assert_eq!(pgseal.stored(), before);
+    });
+}
+
 /// The worker prunes after a scheduled backup, and after no other.
 #[test]
 fn a_scheduled_backup_lets_old_ones_go() {
