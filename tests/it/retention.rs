@@ -28,7 +28,7 @@ use crate::harness::scale;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
 
-const SCHEDULED: BackupKind = BackupKind::Scheduled;
+pub const SCHEDULED: BackupKind = BackupKind::Scheduled;
 
 async fn vault_at(settings: StoreSettings, pgseal: &Pgseal) -> Vault {
     Vault {
@@ -39,13 +39,13 @@ async fn vault_at(settings: StoreSettings, pgseal: &Pgseal) -> Vault {
     }
 }
 
-async fn vault_of(pgseal: &Pgseal) -> Vault {
+pub async fn vault_of(pgseal: &Pgseal) -> Vault {
     let root = pgseal.store();
     vault_at(StoreSettings::Local { root }, pgseal).await
 }
 
 /// A complete backup of so many days ago.
-async fn put(
+pub async fn put(
     vault: &Vault,
     kind: BackupKind,
     days: i64,
@@ -73,7 +73,7 @@ async fn put(
     manifest
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -81,7 +81,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Backups of these days in the program's own store, oldest first as they are given.
-fn backups(pgseal: &Pgseal, of: &[(BackupKind, i64)]) -> Vec<Manifest> {
+pub fn backups(pgseal: &Pgseal, of: &[(BackupKind, i64)]) -> Vec<Manifest> {
     runtime().block_on(async {
         let vault = vault_of(pgseal).await;
         let mut made = Vec::new();
@@ -105,7 +105,7 @@ fn old_one(service: &Service, days: i64) -> Manifest {
 }
 
 /// Names of the backups whose two objects are there.
-fn stored(pgseal: &Pgseal) -> BTreeSet<String> {
+pub fn stored(pgseal: &Pgseal) -> BTreeSet<String> {
     let files: BTreeSet<PathBuf> = pgseal.stored().into_iter().map(PathBuf::from).collect();
     let name = |file: &PathBuf| {
         let name = file
@@ -119,7 +119,7 @@ fn stored(pgseal: &Pgseal) -> BTreeSet<String> {
     files.iter().filter_map(name).collect()
 }
 
-fn names<'a>(of: impl IntoIterator<Item = &'a Manifest>) -> BTreeSet<String> {
+pub fn names<'a>(of: impl IntoIterator<Item = &'a Manifest>) -> BTreeSet<String> {
     of.into_iter()
         .map(|manifest| manifest.name.clone())
         .collect()
@@ -317,7 +317,7 @@ fn a_safety_backup_stays_until_it_is_released() {
     );
 }
 
-fn retention(vault: &Vault, catalog: &Catalog, days: u32) -> Retention {
+pub fn retention(vault: &Vault, catalog: &Catalog, days: u32) -> Retention {
     let rules = Rules {
         age_max: Some(Duration::from_secs(u64::from(days) * 24 * 3600)),
         ..Rules::default()
@@ -610,38 +610,6 @@ fn what_the_catalog_knows_keeps_backups() {
     });
 }
 
-/// What the catalog calls complete is no waste, whatever became of its manifest.
-#[test]
-fn a_backup_that_lost_its_manifest_holds_everything() {
-    let server = Postgres::shared();
-    let place = server.create_database("headless");
-    let pgseal = Pgseal::new();
-    runtime().block_on(async {
-        let catalog = catalog_in(&place).await;
-        let vault = vault_of(&pgseal).await;
-        let mut made = Vec::new();
-        for days in [70, 60, 1, 0] {
-            made.push(put(&vault, SCHEDULED, days, |_| {}).await);
-        }
-        let retention = retention(&vault, &catalog, 30);
-        let wishes = Wishes {
-            include_foreign: true,
-            many: true,
-        };
-        assert!(!retention.plan(wishes).await.unwrap().is_held());
-        let key = ObjectKey::parse(&made[1].object_key).unwrap();
-        let manifest = key.manifest_key().unwrap();
-        vault.store.delete(&manifest).await.unwrap();
-        let before = pgseal.stored();
-        let plan = retention.plan(wishes).await.unwrap();
-        let held = plan.held.join("\n");
-        assert!(plan.is_held() && held.contains(&made[1].name), "{held}");
-        let pruned = retention.carry_out(&plan).await.unwrap();
-        assert_eq!(pruned.deleted, Vec::<String>::new());
-        assert_eq!(pgseal.stored(), before);
-    });
-}
-
 /// The worker prunes after a scheduled backup, and after no other.
 #[test]
 fn a_scheduled_backup_lets_old_ones_go() {
@@ -663,19 +631,6 @@ fn a_scheduled_backup_lets_old_ones_go() {
         .catalog
         .psql("SELECT count(*) FROM pgseal.backups WHERE deletion = 'kept' AND health = 'ok'");
     assert_eq!(rows, "3");
-}
-
-/// Who cannot ask the catalog does not know what a restore needs.
-#[test]
-fn a_catalog_whose_address_cannot_be_read_deletes_nothing() {
-    let mut pgseal = Pgseal::new();
-    let made = backups(&pgseal, &[(SCHEDULED, 40), (SCHEDULED, 0)]);
-    pgseal.set("CATALOG_DATABASE_URL", "nonsense");
-    let said = pgseal.fails(5, &["prune"]);
-    assert!(said.contains("--store-only"), "{said}");
-    assert_eq!(stored(&pgseal), names(&made));
-    pgseal.ok(&["prune", "--store-only"]);
-    assert_eq!(stored(&pgseal), names([&made[1]]));
 }
 
 /// Row 134, in the service: the state, the event, the freeze, and its end over the API.
