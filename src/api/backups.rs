@@ -28,6 +28,7 @@ use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
+use crate::model::target::TargetName;
 use crate::queue::rq::names::{JobId, QueueName};
 use crate::retention::{self, DeleteError};
 use crate::vault::Mark;
@@ -490,7 +491,10 @@ pub(super) async fn accept(
         let catalog = &api.parts.dispatch.catalog;
         catalog.record(&act, task, crate::catalog::ACCEPTED).await?;
         // The mark in the store is what counts, also without a catalog.
-        api.parts.vault.mark(Mark::Accepted, uid).await?;
+        let target = TargetName::parse(&found.target)
+            .map_err(|error| Problem::internal(format!("{}: {error}", found.target)))?;
+        let vault = api.parts.vault.of_target(&target)?;
+        vault.mark(Mark::Accepted, uid).await?;
         catalog.accept(id, &act.subject).await?;
         Ok(())
     };
@@ -584,6 +588,7 @@ pub(super) async fn delete(
             .map_err(|error| match error {
                 DeleteError::Catalog(error) => Problem::from(error),
                 DeleteError::Vault(error) => Problem::from(error),
+                error @ DeleteError::Completed => Problem::internal(explain(&error)),
             })?;
         Ok(())
     };

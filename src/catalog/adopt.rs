@@ -196,7 +196,7 @@ impl Catalog {
     }
 
     /// The backup whose turn it is to be proved: the newest good one that no drill has tried, else the one that was tried
-    /// longest ago.
+    /// longest ago. A safety backup has its turn where there is nothing else: what is restored in need is another.
     ///
     /// # Errors
     /// The catalog fails.
@@ -206,7 +206,7 @@ impl Catalog {
         let found = sqlx::query_scalar!(
             "SELECT id FROM pgseal.backups \
              WHERE status = 'completed' AND health = 'ok' AND deletion = 'kept' AND uid IS NOT NULL \
-             ORDER BY proof_at IS NOT NULL, proof_at, created_at DESC LIMIT 1"
+             ORDER BY kind = 'pre_restore', proof_at IS NOT NULL, proof_at, created_at DESC LIMIT 1"
         );
         let found = found.fetch_optional(&mut *session).await;
         Ok(found.map_err(self.failed(doing))?.and_then(BackupId::new))

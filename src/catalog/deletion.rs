@@ -25,7 +25,7 @@ pub enum Needed {
     ByARestore,
     /// Somebody verifies it, tries it out, or copies it.
     ByAReader,
-    /// Its target would have no good backup any more.
+    /// Its target would have no good backup of that database any more, or none with as much in it.
     AsTheLast,
 }
 
@@ -73,10 +73,13 @@ impl Catalog {
                 EXISTS (SELECT FROM pgseal.restores WHERE (backup_id = $1 OR safety_backup_id = $1)
                     AND status IN ('waiting', 'pending', 'running')) AS "by_a_restore!",
                 EXISTS (SELECT FROM pgseal.pins WHERE backup_id = $1 AND until > clock_timestamp()) AS "by_a_reader!",
-                EXISTS (SELECT FROM pgseal.backups WHERE target = $2 AND id <> $1 AND status = 'completed'
-                    AND health = 'ok' AND deletion <> 'deleting' AND kind <> 'pre_restore') AS "another_is_good!""#,
-            id.get(),
-            row.target
+                EXISTS (SELECT FROM pgseal.backups this JOIN pgseal.backups other
+                        ON other.target = this.target AND other.database IS NOT DISTINCT FROM this.database
+                        AND other.excluded_table_data = this.excluded_table_data
+                    WHERE this.id = $1 AND other.id <> $1 AND other.status = 'completed' AND other.health = 'ok'
+                        AND other.proof <> 'FAILED' AND other.deletion <> 'deleting' AND other.kind <> 'pre_restore')
+                    AS "another_is_good!""#,
+            id.get()
         );
         let others = others.fetch_one(&mut *transaction).await;
         let others = others.map_err(self.failed(doing))?;

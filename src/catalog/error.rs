@@ -1,6 +1,7 @@
 //! Why the catalog could not do its part, each with what to do next.
 
 use super::deletion::Needed;
+use super::migrate::{EMPTY, NOT_THERE};
 use super::rows::Active;
 use crate::model::ids::BackupId;
 use crate::reach::ReachError;
@@ -144,6 +145,16 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
+    /// Whether there is no catalog at all; one that lacks migrations is one.
+    #[must_use]
+    pub fn is_no_catalog(&self) -> bool {
+        match self {
+            Self::NoDatabase { .. } => true,
+            Self::NotMigrated { lacks, .. } => lacks == EMPTY || lacks == NOT_THERE,
+            _ => false,
+        }
+    }
+
     /// Whether the same may succeed later without anybody changing anything. A statement that ended so may have been
     /// carried out all the same: whoever repeats it must be able to bear that.
     #[must_use]

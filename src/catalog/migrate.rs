@@ -13,6 +13,9 @@ use crate::reach::{self, ReachError};
 /// `insufficient_privilege`, `invalid_catalog_name`, and the two ways in which another session was quicker.
 const MAY_NOT: &str = "42501";
 const NO_DATABASE: &str = "3D000";
+/// What a catalog lacks that is none yet.
+pub(super) const EMPTY: &str = "is empty";
+pub(super) const NOT_THERE: &str = "is not there";
 const DATABASE_IS_THERE: [&str; 2] = ["42P04", "23505"];
 /// The form that is in this program.
 static KNOWN: Migrator = sqlx::migrate!();
@@ -91,7 +94,7 @@ pub(super) async fn require_known_form(
     if !is_there.fetch_one(&mut *session).await.map_err(failed)? {
         return Err(CatalogError::NotMigrated {
             to: to.to_owned(),
-            lacks: "is empty".to_owned(),
+            lacks: EMPTY.to_owned(),
         });
     }
     let rows = sqlx::query!("SELECT version, checksum FROM pgseal._sqlx_migrations");
@@ -139,7 +142,7 @@ pub(super) fn no_database(connection: &Connection, error: ReachError) -> Catalog
     if error.code().as_deref() == Some(NO_DATABASE) {
         return CatalogError::NotMigrated {
             to: connection.to_string(),
-            lacks: "is not there".to_owned(),
+            lacks: NOT_THERE.to_owned(),
         };
     }
     error.into()

@@ -17,6 +17,8 @@ const DELETING_MAX: i64 = 1000;
 pub struct RetainedRow {
     /// Its number.
     pub id: BackupId,
+    /// The configured target's name.
+    pub target: String,
     /// The manifest's identity; `None`: it never had a manifest.
     pub uid: Option<Uid>,
     /// The sealed dump's key.
@@ -52,22 +54,27 @@ impl Catalog {
         now.map_err(self.failed(doing))
     }
 
-    /// Every complete backup of a target.
+    /// Every complete backup of a target, and whichever has one of these objects, whatever its target.
     ///
     /// # Errors
     /// The catalog fails.
-    pub async fn retained(&self, target: &str) -> Result<Vec<RetainedRow>, CatalogError> {
+    pub async fn retained(
+        &self,
+        target: &str,
+        keys: &[&str],
+    ) -> Result<Vec<RetainedRow>, CatalogError> {
         let doing = "read the target's backups";
         let mut session = self.session(doing).await?;
         let rows = sqlx::query!(
-            r#"SELECT id, uid, object_key AS "object_key!", kind, health, health_reason, proof, proof_at, deletion,
+            r#"SELECT id, target, uid, object_key AS "object_key!", kind, health, health_reason, proof, proof_at, deletion,
                 locked_until,
                 EXISTS (SELECT FROM pgseal.restores r WHERE (r.backup_id = b.id OR r.safety_backup_id = b.id)
                     AND r.status IN ('waiting', 'pending', 'running'))
                 OR EXISTS (SELECT FROM pgseal.pins p WHERE p.backup_id = b.id AND p.until > clock_timestamp())
                     AS "is_needed!"
-            FROM pgseal.backups b WHERE target = $1 AND status = 'completed' ORDER BY id"#,
-            target
+            FROM pgseal.backups b WHERE (target = $1 OR object_key = ANY($2)) AND status = 'completed' ORDER BY id"#,
+            target,
+            keys as &[&str]
         );
         let rows = rows.fetch_all(&mut *session).await;
         let rows = rows.map_err(self.failed(doing))?.into_iter();
@@ -79,6 +86,7 @@ impl Catalog {
             };
             Ok(RetainedRow {
                 id: BackupId::new(row.id).ok_or_else(|| strange("id"))?,
+                target: row.target,
                 uid: row.uid.map(Uid::from),
                 object_key: row.object_key,
                 kind: kind(&row.kind).ok_or_else(|| strange("kind"))?,

@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 
 use super::output::{bytes, counted, moment, table};
 use super::{Context, TargetArgs};
-use crate::catalog::{Catalog, CatalogError};
-use crate::config::{self, RetentionArgs};
+use crate::catalog::Catalog;
+use crate::config::{self, ConfigError, RetentionArgs};
 use crate::retention::{Decision, Plan, Pruned, Retention, Verdict, Wishes, name};
 
 const AFTER_HELP: &str = "\
@@ -95,17 +95,19 @@ impl PruneArgs {
     }
 }
 
-/// The catalog, where there is one. One that is there and does not answer is an error: a restore may need what is due.
+/// The catalog, where there is one. One that is there and cannot be asked is an error: a restore may need what is due.
 async fn catalog() -> anyhow::Result<Option<Catalog>> {
-    let Ok((connection, _)) = config::catalog_address() else {
-        return Ok(None);
+    const HINT: &str =
+        "nothing was deleted\nhint: pgseal prune --store-only does not ask the catalog";
+    let connection = match config::catalog_address() {
+        Ok((connection, _)) => connection,
+        Err(ConfigError::NoCatalog) => return Ok(None),
+        Err(error) => return Err(anyhow::Error::from(error).context(HINT)),
     };
     match Catalog::open(&connection).await {
         Ok(catalog) => Ok(Some(catalog)),
-        Err(CatalogError::NotMigrated { .. } | CatalogError::NoDatabase { .. }) => Ok(None),
-        Err(error) => Err(anyhow::Error::from(error).context(
-            "nothing was deleted\nhint: pgseal prune --store-only does not ask the catalog",
-        )),
+        Err(error) if error.is_no_catalog() => Ok(None),
+        Err(error) => Err(anyhow::Error::from(error).context(HINT)),
     }
 }
 

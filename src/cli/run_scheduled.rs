@@ -33,6 +33,8 @@ Exit codes: 0 the slot has its backup, or it is asked for or waits for its targe
 
 /// The label that says which slot a backup was made for.
 const SLOT_LABEL: &str = "slot";
+/// A backup of another machine, whose clock is a little ahead.
+const CLOCKS_DIFFER_MAX: time::Duration = time::Duration::minutes(1);
 
 /// Make the backup that is due by now, if nobody did
 #[derive(Args, Debug)]
@@ -74,7 +76,7 @@ impl RunScheduledArgs {
         let stages = context.settings.stages(context.clock).await?;
         let slot = schedule.and_then(|schedule| schedule.last_slot((context.clock)()));
         if let Some(slot) = slot {
-            if let Some(name) = made_for(&stages.vault, slot).await? {
+            if let Some(name) = made_for(&stages.vault, slot, (context.clock)()).await? {
                 return Ok(Ran::new(Some(slot), "was made").named(name));
             }
         }
@@ -135,19 +137,24 @@ impl Ran {
     }
 }
 
-/// The name of the scheduled backup that was made for a slot, or since.
-async fn made_for(vault: &Vault, slot: OffsetDateTime) -> anyhow::Result<Option<String>> {
+/// The name of the scheduled backup that was made for a slot. One of a clock that was ahead is none: it would stand for
+/// every slot until then.
+async fn made_for(
+    vault: &Vault,
+    slot: OffsetDateTime,
+    now: OffsetDateTime,
+) -> anyhow::Result<Option<String>> {
     let listed = vault.list_briefly(&config::list_cache()).await?;
     let complete = listed
         .into_iter()
         .filter(|listed| listed.state == "complete");
     let mut summaries = complete.filter_map(|listed| listed.summary);
     let found = summaries.find(|summary| {
-        let label = summary.labels.get(SLOT_LABEL);
-        let label = label.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-        summary.kind == BackupKind::Scheduled
-            && summary.target == TARGET_DEFAULT
-            && label.unwrap_or(summary.started_at) >= slot
+        let is_for_it = match summary.labels.get(SLOT_LABEL) {
+            Some(label) => OffsetDateTime::parse(label, &Rfc3339).is_ok_and(|label| label == slot),
+            None => summary.started_at >= slot && summary.started_at <= now + CLOCKS_DIFFER_MAX,
+        };
+        summary.kind == BackupKind::Scheduled && summary.target == TARGET_DEFAULT && is_for_it
     });
     Ok(found.map(|summary| name(&summary.object_key).to_owned()))
 }

@@ -25,6 +25,9 @@ pub struct Measure {
     pub rows: Option<u64>,
 }
 
+/// What backups can be compared with each other: the same target, database and left out tables.
+pub type Comparable = (String, String, Vec<String>);
+
 /// A backup among those of its store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measured {
@@ -32,8 +35,8 @@ pub struct Measured {
     pub uid: Uid,
     /// Why it was made.
     pub kind: BackupKind,
-    /// What it can be compared with: the same target, database and left out tables.
-    pub of: (String, String, Vec<String>),
+    /// What it can be compared with.
+    pub of: Comparable,
     /// When.
     pub at: OffsetDateTime,
     /// How large it is.
@@ -96,7 +99,7 @@ pub fn suspicious(backups: &[Measured], accepted: &BTreeSet<Uid>) -> BTreeMap<Ui
         .filter(|backup| backup.kind != BackupKind::PreRestore)
         .collect();
     oldest_first.sort_by_key(|backup| (backup.at, backup.uid));
-    let mut last_good: BTreeMap<&(String, String, Vec<String>), Measure> = BTreeMap::new();
+    let mut last_good: BTreeMap<&Comparable, Measure> = BTreeMap::new();
     let mut found = BTreeMap::new();
     for backup in oldest_first {
         let before = last_good.get(&backup.of);

@@ -15,6 +15,9 @@ pub enum DeleteError {
     /// The store refuses, or fails. The row says `deleting`, and asking again goes on.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// It has a manifest now.
+    #[error("its manifest is in the store by now: it is complete")]
+    Completed,
 }
 
 /// Deletes a backup, object and row; one whose deletion was interrupted is gone on with. How many versions of its objects

@@ -24,6 +24,7 @@ use crate::model::kind::BackupKind;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::policy::Policy;
+use crate::model::proof::Proof;
 use crate::model::suspicion::{Measured, suspicious};
 use crate::store::StoreError;
 use crate::vault::{Bare, Entry, Mark, Marks, Vault, VaultError};
@@ -91,7 +92,10 @@ impl Retention {
         entries.retain(|entry| {
             ObjectKey::parse(entry.key()).is_ok_and(|key| self.vault.layout.is_in_reach(&key))
         });
-        let known = self.known(&entries).await?;
+        let known = Known {
+            proofs: self.vault.proofs().await?,
+            ..self.known(&entries).await?
+        };
         let measured: Vec<Measured> = complete(&entries).map(Measured::from).collect();
         let strange = suspicious(&measured, &marks.accepted);
         let now = (self.clock)();
@@ -152,10 +156,19 @@ impl Retention {
     }
 
     async fn delete_one(&self, of: &Candidate) -> Result<u64, DeleteError> {
+        let key = ObjectKey::parse(&of.key).map_err(|_| VaultError::BadKey(of.key.clone()))?;
+        if matches!(of.what, What::Unfinished | What::Foreign) {
+            let manifest = key.manifest_key();
+            if let Some(manifest) = manifest {
+                let head = self.vault.store.head(&manifest).await;
+                if head.map_err(VaultError::from)?.is_some() {
+                    return Err(DeleteError::Completed);
+                }
+            }
+        }
         if let (Some(catalog), Some(id)) = (&self.catalog, of.id) {
             return delete(&self.vault, catalog, id, LastGood::Kept).await;
         }
-        let key = ObjectKey::parse(&of.key).map_err(|_| VaultError::BadKey(of.key.clone()))?;
         Ok(self.vault.delete_key(&key).await?)
     }
 
@@ -168,9 +181,11 @@ impl Retention {
         let mut oldest_first: Vec<&Manifest> = complete(entries).collect();
         oldest_first.sort_by_key(|manifest| (manifest.started_at, manifest.uid));
         catalog.adopt(&oldest_first).await?;
-        let rows = catalog.retained(&self.target).await?;
+        let keys: Vec<&str> = entries.iter().map(Entry::key).collect();
+        let rows = catalog.retained(&self.target, &keys).await?;
         let running = catalog.running().await?.into_iter();
         Ok(Known {
+            target: Some(self.target.clone()),
             rows: rows
                 .into_iter()
                 .map(|row| (row.object_key.clone(), row))
@@ -181,15 +196,20 @@ impl Retention {
                     Task::Restore(_) => None,
                 })
                 .collect(),
+            proofs: BTreeMap::new(),
         })
     }
 }
 
-/// What the catalog knows, by the dump's key.
+/// What is known beside the manifests, by the dump's key.
 #[derive(Default)]
 struct Known {
+    /// The target whose rows these are; `None`: there is no catalog.
+    target: Option<String>,
     rows: BTreeMap<String, RetainedRow>,
     running: BTreeMap<String, BackupId>,
+    /// What drills found, as it stands beside the dumps.
+    proofs: BTreeMap<ObjectKey, Proof>,
 }
 
 fn complete(entries: &[Entry]) -> impl Iterator<Item = &Manifest> {
@@ -229,15 +249,19 @@ fn candidate(
     if row.is_some_and(|row| row.deletion == Deletion::Deleting) {
         return None;
     }
+    let mut proven_at = None;
     let (uid, bytes, what) = match entry {
         Entry::Complete(manifest) => {
-            // A row of another object under the same key tells nothing of this one.
-            let row = row.filter(|row| row.uid.is_none_or(|uid| uid == manifest.uid));
+            let row = row.filter(|row| is_of(row, manifest));
+            let key = ObjectKey::parse(entry.key()).ok();
+            let beside = key.and_then(|key| known.proofs.get(&key));
+            let (proof, proof_at) = trial(manifest.uid, row, beside);
+            proven_at = proof_at.filter(|_| proof == ProofState::Proven);
             let strange = strange.get(&manifest.uid).cloned();
             (
                 Some(manifest.uid),
                 manifest.sealed_bytes,
-                what(manifest.kind, row, strange),
+                what(manifest.kind, row, proof, strange),
             )
         }
         Entry::Lost(manifest) => (
@@ -250,17 +274,25 @@ fn candidate(
             0,
             What::Unknown(format!("its manifest cannot be read: {reason}")),
         ),
+        // One whose row has no uid never had a manifest.
+        Entry::Unfinished(bare) | Entry::Foreign(bare)
+            if row.is_some_and(|row| row.uid.is_some()) =>
+        {
+            (None, bare.bytes, What::Headless)
+        }
         Entry::Foreign(bare) => (None, bare.bytes, What::Foreign),
         Entry::Unfinished(bare) => (None, bare.bytes, What::Unfinished),
     };
-    let proven_at = row
-        .filter(|row| row.proof == ProofState::Proven)
-        .and_then(|row| row.proof_at);
+    let group = match entry {
+        Entry::Complete(manifest) => Some(Measured::from(&**manifest).of),
+        _ => None,
+    };
     Some(Candidate {
         key: entry.key().to_owned(),
         uid,
         id: row.map(|row| row.id),
         what,
+        group,
         made_at: entry.made_at(),
         bytes,
         proven_at,
@@ -268,24 +300,54 @@ fn candidate(
     })
 }
 
-fn what(kind: BackupKind, row: Option<&RetainedRow>, strange: Option<String>) -> What {
+/// Whether a row is this backup's: one of another object under the same key tells nothing of it.
+fn is_of(row: &RetainedRow, manifest: &Manifest) -> bool {
+    row.uid.is_none_or(|uid| uid == manifest.uid)
+}
+
+/// What the last drill found, and when. The row does not know those that asked no catalog, and what stands beside the dump
+/// may be an older one.
+fn trial(
+    uid: Uid,
+    row: Option<&RetainedRow>,
+    beside: Option<&Proof>,
+) -> (ProofState, Option<OffsetDateTime>) {
+    let of_row = row.map_or((ProofState::Unproven, None), |row| {
+        (row.proof, row.proof_at)
+    });
+    let beside = beside.filter(|proof| proof.uid == uid);
+    let beside = beside.and_then(|proof| {
+        let state = ProofState::parse(proof.verdict.as_str())?;
+        Some((state, Some(proof.at)))
+    });
+    match beside {
+        Some(beside) if beside.1 > of_row.1 => beside,
+        _ => of_row,
+    }
+}
+
+fn what(
+    kind: BackupKind,
+    row: Option<&RetainedRow>,
+    proof: ProofState,
+    strange: Option<String>,
+) -> What {
     let reason = |row: &RetainedRow| {
         row.health_reason
             .clone()
             .unwrap_or_else(|| row.health.to_string())
     };
+    // What looks wrong holds everything, and a damaged one does not: being both must not let the good ones go.
+    if let Some(strange) = strange {
+        return What::Suspicious(kind, strange);
+    }
     match row {
+        Some(row) if row.health == Health::Suspicious => What::Suspicious(kind, reason(row)),
         Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) => {
             What::Damaged(kind, reason(row))
         }
-        Some(row) if row.proof == ProofState::Failed => {
-            What::Damaged(kind, "its trial failed".to_owned())
-        }
-        Some(row) if row.health == Health::Suspicious => What::Suspicious(kind, reason(row)),
-        _ => match strange {
-            Some(strange) => What::Suspicious(kind, strange),
-            None => What::Good(kind),
-        },
+        _ if proof == ProofState::Failed => What::Damaged(kind, "its trial failed".to_owned()),
+        _ => What::Good(kind),
     }
 }
 
@@ -305,7 +367,17 @@ fn pins(
     if let Some(until) = locked.filter(|until| *until > now) {
         pins.push(format!("the store keeps it until {until}"));
     }
+    if let (Some(target), Some(row)) = (&known.target, row) {
+        if row.target != *target {
+            pins.push(format!("the catalog has it under target {}", row.target));
+        }
+    }
     match entry {
+        Entry::Complete(manifest)
+            if known.target.is_some() && !row.is_some_and(|row| is_of(row, manifest)) =>
+        {
+            pins.push("the catalog does not have it, so nobody can say who needs it".to_owned());
+        }
         Entry::Complete(manifest)
             if manifest.kind == BackupKind::PreRestore
                 && !marks.released.contains(&manifest.uid) =>
@@ -332,6 +404,7 @@ fn sort_in(key: &str, deleted: Result<u64, DeleteError>, pruned: &mut Pruned) {
         }
         // Somebody else deleted it meanwhile.
         Err(DeleteError::Catalog(CatalogError::NoSuchBackup(_))) => {}
+        Err(error @ DeleteError::Completed) => pruned.needed.push((key, explain(&error))),
         Err(DeleteError::Catalog(error @ CatalogError::Needed { .. })) => {
             pruned.needed.push((key, explain(&error)));
         }

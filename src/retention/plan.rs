@@ -10,6 +10,7 @@ use time::{Date, OffsetDateTime, UtcOffset};
 use crate::model::ids::{BackupId, Uid};
 use crate::model::kind::BackupKind;
 use crate::model::policy::{Policy, Rules};
+use crate::model::suspicion::Comparable;
 use crate::vault::Mark;
 
 /// What was never completed is left alone for so long: one part of an upload is tried for 45 minutes.
@@ -32,6 +33,8 @@ pub struct Candidate {
     pub id: Option<BackupId>,
     /// What it is.
     pub what: What,
+    /// What it can be compared with; `None`: no manifest says what is in it.
+    pub group: Option<Comparable>,
     /// When it was made; of what has no manifest, when the store got it.
     pub made_at: OffsetDateTime,
     /// Bytes in the store.
@@ -53,6 +56,8 @@ pub enum What {
     Damaged(BackupKind, String),
     /// It was never completed.
     Unfinished,
+    /// The catalog knows it as complete, and its manifest is not in the store.
+    Headless,
     /// Somebody else put it there.
     Foreign,
     /// Nobody can tell what it is, or its dump is gone: for a person to look at.
@@ -134,7 +139,7 @@ pub fn plan(mut candidates: Vec<Candidate>, around: &Circumstances) -> Plan {
     let decisions: Vec<Decision> = decisions
         .map(|(of, reasons)| decide(of, reasons, around))
         .collect();
-    let decisions = spare_the_foreign(spare_the_damaged(decisions));
+    let decisions = spare_what_is_all(spare_the_damaged(decisions));
     let held = held(&decisions, around);
     Plan {
         decisions,
@@ -143,19 +148,27 @@ pub fn plan(mut candidates: Vec<Candidate>, around: &Circumstances) -> Plan {
     }
 }
 
-/// The last good backup and the last proven one stay whatever anybody says.
+/// The last good backup and the last proven one stay whatever anybody says: of each database, for none stands in for
+/// another, nor one without some tables' data for one with it.
 fn keep_what_must_stay(candidates: &[Candidate], reasons: &mut [Vec<String>]) {
     let good =
         |of: &Candidate| matches!(of.what, What::Good(kind) if kind != BackupKind::PreRestore);
     let any_good = |of: &Candidate| matches!(of.what, What::Good(_));
-    let last = candidates.iter().position(good);
-    if let Some(last) = last.or_else(|| candidates.iter().position(any_good)) {
-        reasons[last].push("the newest good backup".to_owned());
-    }
-    let proven = candidates.iter().enumerate();
-    let proven = proven.filter(|(_, of)| any_good(of) && of.proven_at.is_some());
-    if let Some((last, _)) = proven.max_by_key(|(_, of)| (of.made_at, of.proven_at)) {
-        reasons[last].push("the newest proven backup".to_owned());
+    let groups: BTreeSet<&Option<Comparable>> = candidates.iter().map(|of| &of.group).collect();
+    for group in groups {
+        // A safety backup is of what was about to be replaced: it is the last only where there is nothing else.
+        let last = |is_proven: bool| {
+            let fits =
+                |of: &Candidate| of.group == *group && (!is_proven || of.proven_at.is_some());
+            let first = candidates.iter().position(|of| fits(of) && good(of));
+            first.or_else(|| candidates.iter().position(|of| fits(of) && any_good(of)))
+        };
+        if let Some(last) = last(false) {
+            reasons[last].push("the newest good backup".to_owned());
+        }
+        if let Some(last) = last(true) {
+            reasons[last].push("the newest proven backup".to_owned());
+        }
     }
 }
 
@@ -248,6 +261,10 @@ fn decide(of: Candidate, mut reasons: Vec<String>, around: &Circumstances) -> De
             None
         }
         What::Unfinished => Some("it was never completed".to_owned()),
+        What::Headless => {
+            reasons.push("its manifest is not in the store".to_owned());
+            None
+        }
         What::Foreign => due_foreign(&of, around, &mut reasons),
         What::Unknown(reason) => {
             reasons.push(reason.clone());
@@ -287,9 +304,11 @@ fn due_foreign(
 
 /// A damaged backup may be better than none, as long as no good one is as old.
 fn spare_the_damaged(mut decisions: Vec<Decision>) -> Vec<Decision> {
-    let kept_good = |kind: BackupKind, decisions: &[Decision]| {
+    let kept_good = |kind: BackupKind, group: &Option<Comparable>, decisions: &[Decision]| {
         let kept = decisions.iter().filter(|decision| {
-            decision.verdict == Verdict::Keep && decision.of.what == What::Good(kind)
+            decision.verdict == Verdict::Keep
+                && decision.of.what == What::Good(kind)
+                && decision.of.group == *group
         });
         kept.map(|decision| decision.of.made_at).min()
     };
@@ -298,7 +317,7 @@ fn spare_the_damaged(mut decisions: Vec<Decision>) -> Vec<Decision> {
             continue;
         };
         let reason = format!("damaged ({reason}), and among the good ones by its age");
-        let oldest = kept_good(*kind, &decisions);
+        let oldest = kept_good(*kind, &decisions[index].of.group, &decisions);
         let decision = &mut decisions[index];
         if decision.verdict == Verdict::Delete
             && oldest.is_none_or(|oldest| decision.of.made_at >= oldest)
@@ -310,14 +329,16 @@ fn spare_the_damaged(mut decisions: Vec<Decision>) -> Vec<Decision> {
     decisions
 }
 
-/// What somebody else made is no waste while there is nothing better.
-fn spare_the_foreign(mut decisions: Vec<Decision>) -> Vec<Decision> {
+/// What somebody else made, or what has no manifest, is no waste while there is nothing better.
+fn spare_what_is_all(mut decisions: Vec<Decision>) -> Vec<Decision> {
     let has_good = decisions.iter().any(|decision| {
         decision.verdict == Verdict::Keep && matches!(decision.of.what, What::Good(_))
     });
     if !has_good {
         for decision in &mut decisions {
-            if decision.of.what == What::Foreign && decision.verdict == Verdict::Delete {
+            if matches!(decision.of.what, What::Foreign | What::Unfinished)
+                && decision.verdict == Verdict::Delete
+            {
                 decision.verdict = Verdict::Keep;
                 decision.reasons = vec!["there is no good backup beside it".to_owned()];
             }
@@ -334,6 +355,13 @@ fn held(decisions: &[Decision], around: &Circumstances) -> Vec<String> {
             let name = name(&decision.of.key);
             held.push(format!(
                 "backup {name} looks wrong: {reason}; pgseal accept {name} says that it is not"
+            ));
+        }
+        if decision.of.what == What::Headless {
+            held.push(format!(
+                "the catalog knows backup {} as complete, and its manifest is not in the store: bring it back from an older \
+                 version or a copy, or delete that backup by its number",
+                name(&decision.of.key)
             ));
         }
     }
@@ -361,16 +389,31 @@ fn held(decisions: &[Decision], around: &Circumstances) -> Vec<String> {
 
 /// A policy that is kept to lets as much go as comes in. What would take more than it leaves was changed, or is not what
 /// somebody meant, or follows a pause; that is for a person to say.
+///
+/// Only good backups count as what stays. What was never completed may be complete ones that lost their manifests, where no
+/// catalog tells; some of those are let go as they come.
 fn too_many(decisions: &[Decision], around: &Circumstances) -> Option<String> {
-    let backups = |verdict| {
-        let of = decisions.iter().filter(move |decision| {
-            decision.verdict == verdict
-                && !matches!(decision.of.what, What::Unfinished | What::Unknown(_))
-        });
+    let count = |verdict, of: &dyn Fn(&What) -> bool| {
+        let of = decisions
+            .iter()
+            .filter(|decision| decision.verdict == verdict && of(&decision.of.what));
         of.count()
     };
-    let (due, kept) = (backups(Verdict::Delete), backups(Verdict::Keep));
-    (!around.many && due > DUE_ALWAYS.max(kept)).then(|| {
+    let good = |what: &What| matches!(what, What::Good(_));
+    let backup = |what: &What| matches!(what, What::Good(_) | What::Damaged(..));
+    let (due, kept) = (
+        count(Verdict::Delete, &|_| true),
+        count(Verdict::Keep, &good),
+    );
+    let mut is_too_many = due > DUE_ALWAYS.max(kept) || count(Verdict::Delete, &backup) > kept;
+    // Safety backups were let go by somebody, each by its name.
+    for kind in [BackupKind::Manual, BackupKind::Scheduled] {
+        let of_kind =
+            |what: &What| matches!(what, What::Good(is) | What::Damaged(is, _) if *is == kind);
+        let kept = count(Verdict::Keep, &|what| *what == What::Good(kind));
+        is_too_many |= count(Verdict::Delete, &of_kind) > DUE_ALWAYS.max(kept);
+    }
+    (!around.many && is_too_many).then(|| {
         format!("{due} backups would go at once and {kept} stay; pgseal prune --many says that this is meant")
     })
 }

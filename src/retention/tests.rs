@@ -6,6 +6,7 @@ use time::macros::datetime;
 
 use super::*;
 use crate::model::policy::Rules;
+use crate::model::proof::Verdict as Found;
 
 const NOW: OffsetDateTime = datetime!(2026-06-15 12:00 UTC);
 const DAY: Duration = Duration::from_hours(24);
@@ -20,6 +21,7 @@ fn candidate_of(index: usize, what: What, made_at: OffsetDateTime) -> Candidate 
         uid: Some(Uid::new(made_at)),
         id: None,
         what,
+        group: None,
         made_at,
         bytes: 10,
         proven_at: None,
@@ -242,6 +244,148 @@ fn more_than_stays_goes_only_where_somebody_says_so() {
     assert!(!plan(nightly(11), &around).is_held());
 }
 
+/// What the catalog calls complete and the store has without a manifest may be every backup that there is.
+#[test]
+fn a_complete_backup_without_its_manifest_holds_everything() {
+    let mut backups = nightly(33);
+    backups[32].what = What::Headless;
+    let with_one = plan(backups, &around(older_than(30)));
+    assert!(with_one.is_held());
+    assert!(
+        with_one.held[0].contains("backup_32"),
+        "{:?}",
+        with_one.held
+    );
+    assert_eq!(with_one.decisions[32].verdict, Verdict::Keep);
+}
+
+/// Where no catalog tells, many of them are held like many of anything; and they stay where there is nothing better.
+#[test]
+fn what_was_never_completed_goes_a_few_at_once_beside_a_good_one() {
+    let bare = |good: usize, bare: i64| {
+        let mut backups = nightly(bare + 2);
+        for (index, of) in backups.iter_mut().enumerate().skip(good) {
+            (of.what, of.made_at) = (
+                What::Unfinished,
+                days_ago(2 + i64::try_from(index).unwrap()),
+            );
+        }
+        plan(backups, &around(older_than(30)))
+    };
+    assert_eq!(bare(0, 3).due().count(), 0);
+    let few = bare(2, 3);
+    assert_eq!((few.due().count(), few.is_held()), (3, false));
+    assert!(bare(2, 4).is_held());
+}
+
+#[test]
+fn each_database_keeps_its_last_good_and_its_last_proven_one() {
+    let mut backups = nightly(40);
+    for (index, of) in backups.iter_mut().enumerate() {
+        let database = if index < 35 { "new" } else { "old" };
+        of.group = Some(("default".to_owned(), database.to_owned(), Vec::new()));
+    }
+    backups[37].proven_at = Some(days_ago(37));
+    backups[1].proven_at = Some(days_ago(1));
+    // One that lacks some tables' data stands in for none that has it.
+    backups[39].group = Some((
+        "default".to_owned(),
+        "old".to_owned(),
+        vec!["log".to_owned()],
+    ));
+    let kept = kept(&plan(backups, &around(older_than(30))));
+    assert_eq!(kept, (0..30).chain([35, 37, 39]).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_proven_safety_backup_takes_nobodys_place() {
+    let mut backups = nightly(40);
+    backups[10].what = What::Good(BackupKind::PreRestore);
+    backups[10].proven_at = Some(days_ago(10));
+    let proven = |plan: &Plan| {
+        let is = |one: &&Decision| one.reasons.contains(&"the newest proven backup".to_owned());
+        let found = plan.decisions.iter().find(is);
+        found.map(|one| (NOW - one.of.made_at).whole_days())
+    };
+    let around = around(older_than(30));
+    assert_eq!(proven(&plan(backups.clone(), &around)), Some(10));
+    backups[37].proven_at = Some(days_ago(37));
+    assert_eq!(proven(&plan(backups, &around)), Some(37));
+}
+
+fn row(health: Health, proof: ProofState, proof_at: Option<OffsetDateTime>) -> RetainedRow {
+    RetainedRow {
+        id: BackupId::new(1).unwrap(),
+        target: "default".to_owned(),
+        uid: Some(Uid::new(NOW)),
+        object_key: "backups/prod/x.dump.gpg".to_owned(),
+        kind: BackupKind::Scheduled,
+        health,
+        health_reason: None,
+        proof,
+        proof_at,
+        deletion: Deletion::Kept,
+        locked_until: None,
+        is_needed: false,
+    }
+}
+
+#[test]
+fn the_later_of_two_drills_counts_and_one_of_another_backup_does_not() {
+    let uid = Uid::new(NOW);
+    let beside = |uid, at| Proof {
+        uid,
+        verdict: Found::Failed,
+        reason: None,
+        at,
+        seconds: 1.0,
+        tables: None,
+        rows: None,
+        digests: false,
+        server: None,
+    };
+    let known = row(Health::Ok, ProofState::Proven, Some(days_ago(5)));
+    let later = trial(uid, Some(&known), Some(&beside(uid, days_ago(4))));
+    assert_eq!(later, (ProofState::Failed, Some(days_ago(4))));
+    let of_row = (ProofState::Proven, Some(days_ago(5)));
+    assert_eq!(
+        trial(uid, Some(&known), Some(&beside(uid, days_ago(6)))),
+        of_row
+    );
+    let other = beside(Uid::new(days_ago(1)), days_ago(4));
+    assert_eq!(trial(uid, Some(&known), Some(&other)), of_row);
+    assert_eq!(trial(uid, None, Some(&other)), (ProofState::Unproven, None));
+    // A store alone knows as much.
+    let alone = trial(uid, None, Some(&beside(uid, days_ago(4))));
+    assert_eq!(alone.0, ProofState::Failed);
+    let found = what(BackupKind::Scheduled, None, alone.0, None);
+    assert!(matches!(found, What::Damaged(..)), "{found:?}");
+}
+
+#[test]
+fn what_looks_wrong_holds_everything_even_where_it_is_damaged_too() {
+    let strange = Some("it has 1 tables".to_owned());
+    let damaged = row(Health::Corrupt, ProofState::Unproven, None);
+    let failed = row(Health::Suspicious, ProofState::Failed, Some(NOW));
+    for found in [
+        what(
+            BackupKind::Scheduled,
+            Some(&damaged),
+            ProofState::Unproven,
+            strange.clone(),
+        ),
+        what(BackupKind::Scheduled, None, ProofState::Failed, strange),
+        what(
+            BackupKind::Scheduled,
+            Some(&failed),
+            ProofState::Failed,
+            None,
+        ),
+    ] {
+        assert!(matches!(found, What::Suspicious(..)), "{found:?}");
+    }
+}
+
 fn any_moment() -> impl Strategy<Value = OffsetDateTime> {
     // The whole calendar, and what is near.
     prop_oneof![
@@ -276,6 +420,7 @@ fn any_what() -> impl Strategy<Value = What> {
         1 => kind().prop_map(|kind| What::Suspicious(kind, "x".to_owned())),
         1 => Just(What::Foreign),
         1 => Just(What::Unfinished),
+        1 => Just(What::Headless),
         1 => Just(What::Unknown("x".to_owned())),
     ]
 }
@@ -287,14 +432,15 @@ proptest! {
     /// wrong, cannot be read, or is somebody else's and was not asked for.
     #[test]
     fn no_policy_and_no_clock_ever_leaves_zero_good_backups(
-        of in prop::collection::vec((any_what(), any_moment(), any::<bool>(), prop::bool::weighted(0.1)), 0..40),
+        of in prop::collection::vec((any_what(), any_moment(), any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.3)), 0..40),
         rules in prop::array::uniform4(any_rules()),
         now in any_moment(),
         store_now in prop::option::of(any_moment()),
         include_foreign: bool,
         many: bool,
     ) {
-        let candidates: Vec<Candidate> = of.into_iter().enumerate().map(|(index, (what, made_at, proven, pinned))| Candidate {
+        let candidates: Vec<Candidate> = of.into_iter().enumerate().map(|(index, (what, made_at, proven, pinned, other))| Candidate {
+            group: Some(("default".to_owned(), (if other { "other" } else { "shop" }).to_owned(), Vec::new())),
             proven_at: proven.then_some(made_at),
             pins: Vec::from_iter(pinned.then(|| "pinned".to_owned())),
             ..candidate_of(index, what, made_at)
@@ -310,12 +456,18 @@ proptest! {
             plan.decisions.iter().any(|one| one.verdict == Verdict::Keep && is(&one.of))
         };
         prop_assert_eq!(plan.decisions.len(), candidates.len());
-        prop_assert_eq!(stays(&good), candidates.iter().any(good));
-        prop_assert_eq!(stays(&latest), candidates.iter().any(latest));
-        prop_assert_eq!(stays(&proven), candidates.iter().any(proven));
+        // Of each database.
+        for group in candidates.iter().map(|of| &of.group) {
+            let tests: [&dyn Fn(&Candidate) -> bool; 4] =
+                [&good, &latest, &proven, &|of| latest(of) && proven(of)];
+            for is in tests {
+                let is = |of: &Candidate| of.group == *group && is(of);
+                prop_assert_eq!(stays(&is), candidates.iter().any(is));
+            }
+        }
         for one in plan.due() {
             prop_assert!(one.of.pins.is_empty());
-            prop_assert!(!matches!(one.of.what, What::Suspicious(..) | What::Unknown(_)));
+            prop_assert!(!matches!(one.of.what, What::Suspicious(..) | What::Headless | What::Unknown(_)));
             prop_assert!(one.of.what != What::Foreign || include_foreign);
         }
         prop_assert!(plan.decisions.iter().all(|one| !one.reasons.is_empty()));

@@ -52,6 +52,7 @@ mod pickle;
 mod planning;
 mod queue;
 mod retention;
+mod retention_facts;
 mod roles;
 mod rollback;
 mod round_trip;

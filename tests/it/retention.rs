@@ -28,7 +28,7 @@ use crate::harness::scale;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
 
-const SCHEDULED: BackupKind = BackupKind::Scheduled;
+pub const SCHEDULED: BackupKind = BackupKind::Scheduled;
 
 async fn vault_at(settings: StoreSettings, pgseal: &Pgseal) -> Vault {
     Vault {
@@ -39,13 +39,13 @@ async fn vault_at(settings: StoreSettings, pgseal: &Pgseal) -> Vault {
     }
 }
 
-async fn vault_of(pgseal: &Pgseal) -> Vault {
+pub async fn vault_of(pgseal: &Pgseal) -> Vault {
     let root = pgseal.store();
     vault_at(StoreSettings::Local { root }, pgseal).await
 }
 
 /// A complete backup of so many days ago.
-async fn put(
+pub async fn put(
     vault: &Vault,
     kind: BackupKind,
     days: i64,
@@ -73,7 +73,7 @@ async fn put(
     manifest
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -81,7 +81,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Backups of these days in the program's own store, oldest first as they are given.
-fn backups(pgseal: &Pgseal, of: &[(BackupKind, i64)]) -> Vec<Manifest> {
+pub fn backups(pgseal: &Pgseal, of: &[(BackupKind, i64)]) -> Vec<Manifest> {
     runtime().block_on(async {
         let vault = vault_of(pgseal).await;
         let mut made = Vec::new();
@@ -92,8 +92,20 @@ fn backups(pgseal: &Pgseal, of: &[(BackupKind, i64)]) -> Vec<Manifest> {
     })
 }
 
+/// A small backup of the service's database, of so many days ago: those of other databases stay as the last of theirs.
+fn old_one(service: &Service, days: i64) -> Manifest {
+    runtime().block_on(async {
+        let vault = vault_of(&service.pgseal).await;
+        put(&vault, SCHEDULED, days, |manifest| {
+            manifest.database.name.clone_from(&service.database.name);
+            manifest.plain_bytes = 1;
+        })
+        .await
+    })
+}
+
 /// Names of the backups whose two objects are there.
-fn stored(pgseal: &Pgseal) -> BTreeSet<String> {
+pub fn stored(pgseal: &Pgseal) -> BTreeSet<String> {
     let files: BTreeSet<PathBuf> = pgseal.stored().into_iter().map(PathBuf::from).collect();
     let name = |file: &PathBuf| {
         let name = file
@@ -107,7 +119,7 @@ fn stored(pgseal: &Pgseal) -> BTreeSet<String> {
     files.iter().filter_map(name).collect()
 }
 
-fn names<'a>(of: impl IntoIterator<Item = &'a Manifest>) -> BTreeSet<String> {
+pub fn names<'a>(of: impl IntoIterator<Item = &'a Manifest>) -> BTreeSet<String> {
     of.into_iter()
         .map(|manifest| manifest.name.clone())
         .collect()
@@ -305,7 +317,7 @@ fn a_safety_backup_stays_until_it_is_released() {
     );
 }
 
-fn retention(vault: &Vault, catalog: &Catalog, days: u32) -> Retention {
+pub fn retention(vault: &Vault, catalog: &Catalog, days: u32) -> Retention {
     let rules = Rules {
         age_max: Some(Duration::from_secs(u64::from(days) * 24 * 3600)),
         ..Rules::default()
@@ -574,7 +586,7 @@ fn what_the_catalog_knows_keeps_backups() {
         };
         // The first look gives them rows.
         retention.plan(wishes).await.unwrap();
-        let rows = catalog.retained("default").await.unwrap();
+        let rows = catalog.retained("default", &[]).await.unwrap();
         let id = |of: &Manifest| rows.iter().find(|row| row.uid == Some(of.uid)).unwrap().id;
         catalog
             .request_restore(&restore_of(id(&made[0]), "elsewhere", Safety::Skip))
@@ -602,7 +614,8 @@ fn what_the_catalog_knows_keeps_backups() {
 #[test]
 fn a_scheduled_backup_lets_old_ones_go() {
     let service = Service::start();
-    let old = backups(&service.pgseal, &[(SCHEDULED, 50)]);
+    let old = [old_one(&service, 50)];
+    let other = backups(&service.pgseal, &[(SCHEDULED, 60)]);
     service.enqueue_backup();
     service.burst();
     assert!(stored(&service.pgseal).is_superset(&names(&old)));
@@ -612,11 +625,12 @@ fn a_scheduled_backup_lets_old_ones_go() {
     service.burst();
     let now = stored(&service.pgseal);
     assert!(now.is_disjoint(&names(&old)), "{now:?}");
-    assert_eq!(now.len(), 2);
+    assert!(now.is_superset(&names(&other)), "{now:?}");
+    assert_eq!(now.len(), 3);
     let rows = service
         .catalog
         .psql("SELECT count(*) FROM pgseal.backups WHERE deletion = 'kept' AND health = 'ok'");
-    assert_eq!(rows, "2");
+    assert_eq!(rows, "3");
 }
 
 /// Row 134, in the service: the state, the event, the freeze, and its end over the API.
@@ -624,7 +638,7 @@ fn a_scheduled_backup_lets_old_ones_go() {
 fn a_suspicious_backup_is_said_and_accepted() {
     let api = crate::harness::api::Api::start();
     let service = &api.service;
-    let old = backups(&service.pgseal, &[(SCHEDULED, 50)]);
+    let old = [old_one(service, 50)];
     let (first, _) = service.enqueue_backup();
     service.burst();
     service.database.psql("TRUNCATE events, customers CASCADE");

@@ -164,6 +164,28 @@ fn a_schedule_that_produces_nothing_is_overdue() {
     );
 }
 
+/// What a clock made that was ahead stands for a slot that is to come, and not for every one until then.
+#[test]
+fn a_backup_of_a_clock_that_was_ahead_is_not_the_one_of_this_slot() {
+    let database = Postgres::shared().database_from("ahead", &fixture("bulk.sql"), &["rows=100"]);
+    let mut pgseal = Pgseal::new();
+    pgseal
+        .set("DATABASE_URL", &database.url)
+        .set("BACKUP_SCHEDULE", "15 3 * * *")
+        .set("LD_PRELOAD", faketime())
+        .set("FAKETIME", "+3d")
+        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    assert_eq!(pgseal.json(&["run-scheduled"])["outcome"], "made");
+    pgseal.unset("LD_PRELOAD");
+    let made = pgseal.json(&["run-scheduled"]);
+    assert_eq!(made["outcome"], "made");
+    let again = pgseal.json(&["run-scheduled"]);
+    assert_eq!(
+        (&again["outcome"], &again["name"]),
+        (&"was made".into(), &made["name"])
+    );
+}
+
 /// For platforms with timers of their own: the work itself, on the store alone.
 #[test]
 fn a_timer_makes_one_backup_for_a_slot() {
