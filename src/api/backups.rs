@@ -174,10 +174,9 @@ pub(super) async fn list(
     let catalog = &api.parts.dispatch.catalog;
     let filter = params.filter()?;
     let slice = params.paging().slice()?;
-    let total = api
-        .backup_totals
-        .get(filter.clone(), catalog.count_backups(&filter))
-        .await?;
+    let (counting, of) = (catalog.clone(), filter.clone());
+    let count = move || async move { counting.count_backups(&of).await };
+    let total = api.backup_totals.get_at_once(filter.clone(), count).await?;
     let rows = catalog.backups(&filter, slice).await?;
     let items = rows.into_iter().map(BackupRecord::from).collect();
     let link = |page| params.link(&filter, page);

@@ -98,8 +98,8 @@ pub enum Confirmation {
 struct Api {
     parts: Parts,
     rates: limits::Rates,
-    backup_totals: recent::Recent<BackupFilter, u64>,
-    restore_totals: recent::Recent<RestoreFilter, u64>,
+    backup_totals: Arc<recent::Recent<BackupFilter, u64>>,
+    restore_totals: Arc<recent::Recent<RestoreFilter, u64>>,
     readiness: recent::Recent<(), health::Readiness>,
     metrics: recent::Recent<(), Arc<str>>,
     requests: Arc<Semaphore>,
@@ -112,8 +112,8 @@ impl Api {
     fn new(parts: Parts, ending: CancellationToken) -> Self {
         Self {
             rates: limits::Rates::new(parts.rules.requests_per_second),
-            backup_totals: recent::Recent::new(recent::TOTAL_AGE_MAX),
-            restore_totals: recent::Recent::new(recent::TOTAL_AGE_MAX),
+            backup_totals: Arc::new(recent::Recent::new(recent::TOTAL_AGE_MAX)),
+            restore_totals: Arc::new(recent::Recent::new(recent::TOTAL_AGE_MAX)),
             readiness: recent::Recent::new(recent::READINESS_AGE_MAX),
             metrics: recent::Recent::new(recent::METRICS_AGE_MAX),
             requests: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),

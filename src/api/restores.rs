@@ -382,10 +382,9 @@ pub(super) async fn list(
         backup: params.backup_id.map(number).transpose()?,
     };
     let catalog = &api.parts.dispatch.catalog;
-    let total = api
-        .restore_totals
-        .get(filter, catalog.count_restores(&filter))
-        .await?;
+    let counting = catalog.clone();
+    let count = move || async move { counting.count_restores(&filter).await };
+    let total = api.restore_totals.get_at_once(filter, count).await?;
     let rows = catalog.restores(&filter, slice).await?;
     let items = rows.into_iter().map(RestoreRecord::from).collect();
     let link = |page| {
