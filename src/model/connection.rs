@@ -204,7 +204,7 @@ impl Connection {
         let mut named = self.clone();
         named
             .settings
-            .insert("application_name".into(), name.to_owned().into());
+            .insert("application_name", name.to_owned().into());
         named
     }
 

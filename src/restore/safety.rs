@@ -24,17 +24,14 @@ pub(super) async fn before(
     cancel: &CancellationToken,
 ) -> Result<Option<String>, RestoreError> {
     match &proven.safety {
-        Safety::Backup => safety_backup(proven, stages, progress, cancel)
-            .await
-            .map(Some),
         Safety::Made(key) if is_recent(key, proven, stages).await? => {
             let name = key.backup_name().unwrap_or(key.as_str()).to_owned();
             proved(stages, key, name, proven, progress, cancel)
                 .await
                 .map(Some)
         }
-        // It waited for so long that much may have been written since.
-        Safety::Made(_) => safety_backup(proven, stages, progress, cancel)
+        // One that was made waited for so long that much may have been written since.
+        Safety::Backup | Safety::Made(_) => safety_backup(proven, stages, progress, cancel)
             .await
             .map(Some),
         Safety::Skip => Ok(None),
