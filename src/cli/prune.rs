@@ -16,7 +16,7 @@ Examples:
   pgseal prune --keep-daily 7 --keep-weekly 5  by these rules; else those of BACKUP_RETENTION_DAYS and BACKUP_KEEP_*
   pgseal prune --retention-days 30,manual=365  for each kind its own
 
-A backup stays that any rule keeps. Whatever the rules say, these stay: the newest good backup, the newest proven one, \
+A backup stays that any rule keeps. Whatever the rules say, these stay: the newest good and the newest proven one of each database, \
 what a restore needs, safety backups until pgseal release, and what nobody can read. Nothing goes while a backup looks wrong \
 (pgseal accept), while the clock here and the store's disagree, or when more would go than stays (--many). It can be run again at any time.
 

@@ -93,7 +93,7 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(
-            started.elapsed() < Duration::from_secs(60),
+            started.elapsed() < Duration::from_secs(120),
             "waited too long for {what}"
         );
         std::thread::sleep(Duration::from_millis(10));
