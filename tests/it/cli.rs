@@ -2,6 +2,7 @@
 
 use crate::harness::cli::{Pgseal, clients};
 use crate::harness::postgres::Postgres;
+use crate::harness::somebody::until;
 
 #[test]
 fn help_teaches() {
@@ -288,21 +289,27 @@ fn a_restore_that_fails_changes_nothing() {
 fn one_database_is_backed_up_once_at_a_time() {
     let server = Postgres::shared();
     let source = server.create_database("busy");
-    let slow = clients(Some("sleep 3; exec \"$REAL\" \"$@\""), None);
     let mut pgseal = Pgseal::new();
+    let (there, go) = (pgseal.file("there"), pgseal.file("go"));
+    let slow = clients(
+        Some(&format!(
+            "touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done; exec \"$REAL\" \"$@\"",
+            there.display(),
+            go.display()
+        )),
+        None,
+    );
     pgseal
         .with_clients(slow.path())
         .set("DATABASE_URL", &source.url);
     let running = pgseal.start(&["backup"]);
-    while source
-        .psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1885827941")
-        == "0"
-    {}
+    until("a dump at the gate", || there.exists());
     let said = pgseal.fails(5, &["backup"]);
     assert!(
         said.contains("another backup or restore of database busy_"),
         "{said}"
     );
+    std::fs::write(&go, "").unwrap();
     assert_eq!(running.wait().code, 0);
 }
 
