@@ -106,6 +106,7 @@ impl Worker {
     /// It cannot begin: another living worker has its name, or Redis refuses it.
     pub async fn run(&self, until: Until, stop: &Stop) -> Result<(), WorkerError> {
         self.register(stop).await?;
+        let commands = self.commands(stop).await;
         let work = async {
             if until == Until::Empty {
                 // It must not find the queue empty and leave while the catalog has more for it.
@@ -120,7 +121,7 @@ impl Worker {
             work,
             self.keep_house(stop),
             self.keep_time(stop),
-            self.listen(stop),
+            self.listen(commands, stop),
             self.deliver(until, stop)
         );
         self.unregister().await;

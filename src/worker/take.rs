@@ -14,7 +14,7 @@ use crate::queue::consumer::{Claim, Claimed, Registered};
 use crate::queue::rq::command::WorkerCommand;
 use crate::queue::rq::names::ExecutionId;
 use crate::queue::rq::worker_hash::{Birth, WorkerState};
-use crate::queue::watch::Waiter;
+use crate::queue::watch::{Commands, Waiter};
 
 /// The first and the longest pause after Redis or the catalog did not answer.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
@@ -174,19 +174,29 @@ impl Worker {
         }
     }
 
-    /// Hears commands until the worker ends.
-    pub(super) async fn listen(&self, stop: &Stop) {
-        let heard = async {
-            let mut pause = PAUSE_FIRST;
-            let mut commands = loop {
-                match self.dispatch.queue.commands(&self.name).await {
-                    Ok(commands) => break commands,
-                    Err(error) => {
-                        tracing::debug!(%error, "Worker does not hear commands yet");
-                        self.rests(&mut pause, stop).await;
+    /// Hears commands from now on; `None`: the worker is to end before it can. What is sent while nobody listens is lost, so
+    /// that a job that is taken earlier could not be stopped.
+    pub(super) async fn commands(&self, stop: &Stop) -> Option<Commands> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            match self.dispatch.queue.commands(&self.name).await {
+                Ok(commands) => return Some(commands),
+                Err(error) => {
+                    tracing::warn!(%error, "Worker does not hear commands yet");
+                    if self.rests(&mut pause, stop).await {
+                        return None;
                     }
                 }
-            };
+            }
+        }
+    }
+
+    /// Obeys commands until the worker ends.
+    pub(super) async fn listen(&self, commands: Option<Commands>, stop: &Stop) {
+        let Some(mut commands) = commands else {
+            return;
+        };
+        let heard = async {
             loop {
                 match commands.next().await {
                     WorkerCommand::Shutdown => {
