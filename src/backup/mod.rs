@@ -137,12 +137,11 @@ pub async fn run(
 
 /// Removes what uploads that were killed have left. That it cannot be done spoils no backup.
 async fn clean_up(stages: &Stages) {
-    let before = (stages.clock)() - STALE_AFTER;
     let prefix = stages.vault.layout.listing_prefix();
     match stages
         .vault
         .store
-        .abort_stale_uploads(&prefix, before)
+        .abort_stale_uploads(&prefix, STALE_AFTER)
         .await
     {
         Ok(0) => {}

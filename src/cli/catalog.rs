@@ -81,8 +81,7 @@ impl CatalogArgs {
                 })
             }
             CatalogCommand::Reconcile => {
-                let now = (context.clock)();
-                let done = reconcile::reconcile(&vault, &catalog, now).await?;
+                let done = reconcile::reconcile(&vault, &catalog).await?;
                 said(context, &done, || {
                     format!(
                         "The catalog at {place} was compared with {store}\n{}",

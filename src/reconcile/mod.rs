@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use time::OffsetDateTime;
 
 pub use error::{BadLine, ReconcileError};
 pub use import::{Imported, import};
@@ -133,11 +132,7 @@ async fn take_proof(
 ///
 /// # Errors
 /// The store or the catalog fails. What was recorded until then is true, and a second run goes on.
-pub async fn reconcile(
-    vault: &Vault,
-    catalog: &Catalog,
-    now: OffsetDateTime,
-) -> Result<Reconciled, ReconcileError> {
+pub async fn reconcile(vault: &Vault, catalog: &Catalog) -> Result<Reconciled, ReconcileError> {
     vault.current_passphrase()?;
     let mut done = Reconciled::default();
     // The store first: a backup that is completed meanwhile has a row then whose object is looked for by itself.
@@ -177,12 +172,11 @@ pub async fn reconcile(
             Entry::Complete(_) | Entry::Lost(_) | Entry::Foreign(_) => {}
         }
     }
-    // A machine whose clock is a day ahead takes what still goes on for stale: only the catalog's clock says what does.
+    // What goes on for longer than a day without a part is rare; what the catalog knows to go on is left alone all the same.
     let running = catalog.running().await?;
     if running.iter().all(|job| job.is_expired) {
         let prefix = vault.layout.listing_prefix();
-        let before = now - STALE_AFTER;
-        let removed = vault.store.abort_stale_uploads(&prefix, before).await;
+        let removed = vault.store.abort_stale_uploads(&prefix, STALE_AFTER).await;
         done.stale_uploads_removed = removed.map_err(VaultError::from)?;
     }
     Ok(done)

@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -228,12 +229,13 @@ impl LocalStore {
         .await
     }
 
-    /// Removes stage files that are older than `before`: their process is gone.
+    /// Removes stage files that nobody has written to for so long: their process is gone.
     pub(super) async fn remove_stale_stages(
         &self,
-        before: OffsetDateTime,
+        for_longer_than: Duration,
     ) -> Result<u64, StoreError> {
         let store = self.clone();
+        let before = OffsetDateTime::now_utc() - for_longer_than;
         blocking("clean up", &self.root, move || {
             let mut removed = 0;
             visit(&store.root, 0, &mut |path, metadata| {

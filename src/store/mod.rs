@@ -18,6 +18,7 @@ mod spool;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -31,6 +32,7 @@ pub use retry::RetryPolicy;
 pub use s3::{S3Settings, S3Store};
 pub use s3_upload::S3Upload;
 
+use self::s3_delete::Age;
 use crate::model::ids::Uid;
 use crate::model::object_key::ObjectKey;
 
@@ -255,31 +257,28 @@ impl Store {
     ///
     /// # Errors
     /// The store fails.
-    pub async fn abort_uploads_of(
-        &self,
-        key: &ObjectKey,
-        uid: Uid,
-        now: OffsetDateTime,
-    ) -> Result<u64, StoreError> {
+    pub async fn abort_uploads_of(&self, key: &ObjectKey, uid: Uid) -> Result<u64, StoreError> {
         match self {
             // Its key is that backup's alone: a name that is taken gets a part of the uid.
-            Self::S3(store) => Box::pin(store.abort_stale_uploads(key.as_str(), now)).await,
+            Self::S3(store) => Box::pin(store.abort_uploads(key.as_str(), Age::Any)).await,
             Self::Local(store) => store.remove_stages_of(key, uid).await,
         }
     }
 
-    /// Cleans up what interrupted uploads left below `prefix` before a moment: how many there were.
+    /// Cleans up what interrupted uploads left below `prefix` and nobody has added to for so long: how many there were. A
+    /// bucket's own clock says how long that is, because ours may be wrong.
     ///
     /// # Errors
     /// The store fails.
     pub async fn abort_stale_uploads(
         &self,
         prefix: &str,
-        before: OffsetDateTime,
+        for_longer_than: Duration,
     ) -> Result<u64, StoreError> {
+        let age = Age::LongerThan(for_longer_than);
         match self {
-            Self::S3(store) => Box::pin(store.abort_stale_uploads(prefix, before)).await,
-            Self::Local(store) => store.remove_stale_stages(before).await,
+            Self::S3(store) => Box::pin(store.abort_uploads(prefix, age)).await,
+            Self::Local(store) => store.remove_stale_stages(for_longer_than).await,
         }
     }
 }

@@ -3,6 +3,14 @@
 //! One by one, because the bulk request carries a checksum header that Backblaze B2 refuses, and hides single failures
 //! in an answer of 200.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::MultipartUpload;
 use time::OffsetDateTime;
 
@@ -10,6 +18,45 @@ use super::Deleted;
 use super::error::StoreError;
 use super::s3::{S3Store, moment};
 use crate::model::object_key::ObjectKey;
+
+/// How long an upload must have been left alone to be aborted.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Age {
+    /// Not at all: its process is known to be dead.
+    Any,
+    /// So long.
+    LongerThan(Duration),
+}
+
+/// What time it was at the store when it answered, in whole seconds (RFC 9110, section 6.6.1).
+#[derive(Clone, Debug, Default)]
+struct AnsweredAt(Arc<AtomicI64>);
+
+impl AnsweredAt {
+    fn get(&self) -> Option<OffsetDateTime> {
+        let seconds = Some(self.0.load(Ordering::Relaxed)).filter(|seconds| *seconds != 0);
+        seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+    }
+}
+
+impl Intercept for AnsweredAt {
+    fn name(&self) -> &'static str {
+        "AnsweredAt"
+    }
+
+    fn read_after_transmit(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _settings: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+        self.0
+            .store(date.map_or(0, |date| date.secs()), Ordering::Relaxed);
+        Ok(())
+    }
+}
 
 impl S3Store {
     pub(super) async fn delete(&self, key: &ObjectKey) -> Result<Deleted, StoreError> {
@@ -149,16 +196,13 @@ impl S3Store {
         held.then_some(None)
     }
 
-    /// Aborts uploads whose newest part is older than `before`. A server that cannot list uploads has none to tell.
-    pub(super) async fn abort_stale_uploads(
-        &self,
-        prefix: &str,
-        before: OffsetDateTime,
-    ) -> Result<u64, StoreError> {
+    /// Aborts uploads whose newest part is of such an age. A server that cannot list uploads has none to tell.
+    pub(super) async fn abort_uploads(&self, prefix: &str, age: Age) -> Result<u64, StoreError> {
         const DOING: &str = "list the unfinished uploads below";
         let mut aborted = 0;
         let mut markers: (Option<String>, Option<String>) = (None, None);
         loop {
+            let answered = AnsweredAt::default();
             let request = || {
                 let request = self
                     .inner
@@ -169,12 +213,20 @@ impl S3Store {
                 request
                     .set_key_marker(markers.0.clone())
                     .set_upload_id_marker(markers.1.clone())
+                    .customize()
+                    .interceptor(answered.clone())
                     .send()
             };
             let page = match self.call(DOING, prefix, request).await {
                 Ok(page) => page,
                 Err(failed) if failed.error.is_unsupported() => return Ok(aborted),
                 Err(failed) => return Err(failed.on(DOING, prefix)),
+            };
+            let before = match (age, answered.get()) {
+                (Age::Any, _) => None,
+                (Age::LongerThan(age), Some(now)) => Some(now - age),
+                // Whoever does not say what time it is gets nothing cleaned up.
+                (Age::LongerThan(_), None) => return Ok(aborted),
             };
             for upload in page.uploads() {
                 aborted += u64::from(self.abort_if_stale(upload, before).await?);
@@ -193,7 +245,7 @@ impl S3Store {
     async fn abort_if_stale(
         &self,
         upload: &MultipartUpload,
-        before: OffsetDateTime,
+        before: Option<OffsetDateTime>,
     ) -> Result<bool, StoreError> {
         let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else {
             return Ok(false);
@@ -201,15 +253,15 @@ impl S3Store {
         let Ok(key) = ObjectKey::parse(key) else {
             return Ok(false);
         };
-        if moment(upload.initiated()) >= before {
-            return Ok(false);
-        }
-        // A large upload may have begun long ago and still be going on: its newest part tells.
-        let parts = self.parts(&key, id).await?;
-        let still_going =
-            parts.is_some_and(|parts| parts.iter().any(|part| part.modified >= before));
-        if still_going {
-            return Ok(false);
+        if let Some(before) = before {
+            if moment(upload.initiated()) >= before {
+                return Ok(false);
+            }
+            // A large upload may have begun long ago and still be going on: its newest part tells.
+            let parts = self.parts(&key, id).await?;
+            if parts.is_some_and(|parts| parts.iter().any(|part| part.modified >= before)) {
+                return Ok(false);
+            }
         }
         self.abort_upload(&key, id).await?;
         Ok(true)

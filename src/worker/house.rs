@@ -125,7 +125,7 @@ impl Worker {
             Err(error) => return Err(explain(&error)),
         }
         // What was on the way, not a whole object: should the worker live on, its upload cannot complete any more.
-        let aborted = vault.store.abort_uploads_of(&key, uid, self.now()).await;
+        let aborted = vault.store.abort_uploads_of(&key, uid).await;
         aborted.map_err(|error| explain(&error))?;
         Ok(None)
     }
@@ -240,7 +240,7 @@ impl Worker {
     }
 
     async fn compare_bucket(&self) {
-        let done = reconcile::reconcile(&self.stages.vault, &self.dispatch.catalog, self.now());
+        let done = reconcile::reconcile(&self.stages.vault, &self.dispatch.catalog);
         match done.await {
             Ok(done) => tracing::info!(
                 complete = done.complete,

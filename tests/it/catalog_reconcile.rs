@@ -124,10 +124,7 @@ impl World<'_> {
     }
 
     async fn reconcile(&self) -> Reconciled {
-        let now = OffsetDateTime::now_utc();
-        reconcile(&self.stages.vault, &self.catalog, now)
-            .await
-            .unwrap()
+        reconcile(&self.stages.vault, &self.catalog).await.unwrap()
     }
 
     async fn health(&self, id: BackupId) -> (Health, Option<String>) {

@@ -223,15 +223,8 @@ fn a_clock_a_year_ahead_deletes_nothing() {
             (SCHEDULED, 0),
         ],
     );
-    let library = std::fs::read_dir("/usr/lib")
-        .unwrap()
-        .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
-        .find(|library| library.exists())
-        .expect("libfaketime is missing: run ./dev setup");
     pgseal
-        .set("LD_PRELOAD", &library)
-        .set("FAKETIME", "+365d")
-        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .with_clock("+365d")
         // What the system says of files is the store's own time here.
         .set("NO_FAKE_STAT", "1");
     for arguments in [&["prune"][..], &["prune", "--many"]] {

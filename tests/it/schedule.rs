@@ -1,7 +1,5 @@
 //! What is due by a schedule: once, whoever looks, and said where nothing comes of it.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 
 use crate::harness::api::Api;
@@ -26,25 +24,13 @@ fn overdue_service() -> Service {
     service
 }
 
-fn faketime() -> PathBuf {
-    std::fs::read_dir("/usr/lib")
-        .unwrap()
-        .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
-        .find(|library| library.exists())
-        .expect("libfaketime is missing: run ./dev setup")
-}
-
 /// Rows 49 and 50: schedulers that look at once, with clocks that are a day apart, make one backup of a slot.
 #[test]
 fn a_slot_is_one_backup_whoever_looks() {
     let mut service = overdue_service();
-    service
-        .pgseal
-        .set("LD_PRELOAD", faketime())
-        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let mut running = Vec::new();
     for off in ["+1d", "-1d", "+0d", "+1d", "-1d", "+0d"] {
-        service.pgseal.set("FAKETIME", off);
+        service.pgseal.with_clock(off);
         running.push(
             service
                 .pgseal
@@ -172,9 +158,7 @@ fn a_backup_of_a_clock_that_was_ahead_is_not_the_one_of_this_slot() {
     pgseal
         .set("DATABASE_URL", &database.url)
         .set("BACKUP_SCHEDULE", "15 3 * * *")
-        .set("LD_PRELOAD", faketime())
-        .set("FAKETIME", "+3d")
-        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        .with_clock("+3d");
     assert_eq!(pgseal.json(&["run-scheduled"])["outcome"], "made");
     pgseal.unset("LD_PRELOAD");
     let made = pgseal.json(&["run-scheduled"]);
@@ -211,10 +195,7 @@ fn a_timer_makes_one_backup_for_a_slot() {
     assert!(!pgseal.run(&["list"]).stderr.contains("OVERDUE"));
 
     // Three days later nobody made one, and listing says so.
-    pgseal
-        .set("LD_PRELOAD", faketime())
-        .set("FAKETIME", "+3d")
-        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    pgseal.with_clock("+3d");
     let listed = pgseal.run(&["list"]);
     assert!(listed.stderr.contains("OVERDUE"), "{listed}");
     pgseal.set("BACKUP_SCHEDULE", "15 3 * *");

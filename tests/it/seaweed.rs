@@ -163,21 +163,42 @@ async fn stale_uploads_are_aborted() {
         part.body(vec![1; 1000].into()).send().await.unwrap();
     }
     assert_eq!(bucket.unfinished().await.len(), 3);
-    let now = OffsetDateTime::now_utc();
-    let clean = async |before| {
+    let clean = async |age| {
         store
-            .abort_stale_uploads("backups/prod/", before)
+            .abort_stale_uploads("backups/prod/", age)
             .await
             .unwrap()
     };
-    assert_eq!(clean(now - time::Duration::hours(1)).await, 0);
+    assert_eq!(clean(Duration::from_hours(1)).await, 0);
     assert_eq!(
         bucket.unfinished().await.len(),
         3,
         "they may still be going on"
     );
-    assert_eq!(clean(now + time::Duration::hours(1)).await, 2);
+    // Both are whole seconds.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(clean(Duration::ZERO).await, 2);
     assert_eq!(bucket.unfinished().await, ["other/c"]);
+}
+
+/// Row 27: what is stale is said by the bucket's clock. A machine whose own is days ahead aborts nobody's upload.
+#[test]
+fn a_clock_that_is_ahead_aborts_no_upload() {
+    let runtime = runtime();
+    let bucket = runtime.block_on(Seaweed::shared().bucket(Keeps::Latest));
+    runtime.block_on(async {
+        let create = bucket.client.create_multipart_upload();
+        let create = create
+            .bucket(&bucket.name)
+            .key("backups/of-another-machine");
+        create.send().await.unwrap();
+    });
+    let source = source();
+    let mut pgseal = bucket.pgseal();
+    pgseal.set("DATABASE_URL", &source.url).with_clock("+3d");
+    pgseal.ok(&["backup"]);
+    let unfinished = runtime.block_on(bucket.unfinished());
+    assert_eq!(unfinished, ["backups/of-another-machine"]);
 }
 
 /// Row 31: this server would create a bucket that was mistyped.

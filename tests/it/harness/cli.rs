@@ -90,6 +90,18 @@ impl Pgseal {
         self.set("BACKUP_PG_BINDIRS", folder)
     }
 
+    /// Lets its clock be off by so much, `+3d` for instance; what measures durations is not.
+    pub fn with_clock(&mut self, off: &str) -> &mut Self {
+        let library = std::fs::read_dir("/usr/lib")
+            .unwrap()
+            .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
+            .find(|library| library.exists())
+            .expect("libfaketime is missing: run ./dev setup");
+        self.set("LD_PRELOAD", library)
+            .set("FAKETIME", off)
+            .set("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgseal"));
         command
