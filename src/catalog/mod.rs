@@ -43,7 +43,7 @@ pub use lease::{Claim, Lease, Renewed, Report};
 pub use listing::{BackupFilter, LastSuccess, RestoreFilter, Slice, Statistics};
 pub use migrate::{CreateDatabase, Migrated, migrate};
 pub use outbox::{Delivery, Failed, Route, Undelivered};
-pub use request::{BackupRequested, RestoreRequested, Safety};
+pub use request::{BackupRequested, OfJob, RestoreRequested, Safety};
 pub use retained::RetainedRow;
 pub use rows::{
     Active, BackupRow, Deletion, Health, JobFacts, JobStatus, Origin, PendingJob, ProofState,

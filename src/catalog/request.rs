@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
+use sqlx::{Postgres, Transaction};
+use time::OffsetDateTime;
 
 use super::audit::ACCEPTED;
 use super::read::{active_in, backup_in, lock_target, restore_in};
@@ -78,6 +80,17 @@ pub enum Safety {
     Skip,
 }
 
+/// What a job without a number is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OfJob {
+    /// To make this backup, which is its own.
+    Its(Box<BackupRow>),
+    /// Nothing: this one was begun after it was asked for, and is complete.
+    FulfilledBy(Box<BackupRow>),
+    /// To wait for what becomes of this one, which was begun after it was asked for.
+    Awaits(BackupId),
+}
+
 impl Catalog {
     /// Records a backup that somebody asks for.
     ///
@@ -98,37 +111,58 @@ impl Catalog {
         row.ok_or(CatalogError::NoSuchBackup(id))
     }
 
-    /// The backup that a job without a number made earlier, or a new one: such a job may be delivered more than once,
-    /// and is one backup all the same.
+    /// What a job without a number is to do. Such a job may be delivered more than once, and is one backup all the same;
+    /// and however many of them there are, those that were put into the queue before a backup of everything began need no
+    /// further one. `asked_at` is when that was, by the clock of whoever did; `None`: nobody knows.
     ///
     /// # Errors
     /// The catalog fails. A busy target is none: the claim finds that out.
     pub async fn backup_of_job(
         &self,
         request: &BackupRequested,
-    ) -> Result<BackupRow, CatalogError> {
+        asked_at: Option<OffsetDateTime>,
+    ) -> Result<OfJob, CatalogError> {
         let doing = "record the backup of a job";
         let mut transaction = self.begin(doing).await?;
+        lock_target(&mut transaction, &request.target).await?;
         let known = sqlx::query_scalar!(
             "SELECT id FROM pgseal.backups WHERE job_id = $1",
             request.job_id
         );
         let known = known.fetch_optional(&mut *transaction).await;
-        let id = match known.map_err(self.failed(doing))?.and_then(BackupId::new) {
-            Some(id) => id,
-            None => match insert_backup(&mut transaction, request).await {
-                Ok(id) => id,
-                Err(CatalogError::JobTaken { .. }) => {
-                    // Another worker got the same job a moment earlier, and its row is there now.
-                    drop(transaction);
-                    return Box::pin(self.backup_of_job(request)).await;
-                }
-                Err(error) => return Err(error),
-            },
-        };
+        if let Some(id) = known.map_err(self.failed(doing))?.and_then(BackupId::new) {
+            return self.of_job(transaction, id, OfJob::Its).await;
+        }
+        let other = begun_since(&mut transaction, &request.target, asked_at).await;
+        match other.map_err(self.failed(doing))? {
+            Some((id, JobStatus::Completed)) => {
+                return self.of_job(transaction, id, OfJob::FulfilledBy).await;
+            }
+            Some((id, _)) => return Ok(OfJob::Awaits(id)),
+            None => {}
+        }
+        match insert_backup(&mut transaction, request).await {
+            Ok(id) => self.of_job(transaction, id, OfJob::Its).await,
+            Err(CatalogError::JobTaken { .. }) => {
+                // Another worker got the same job a moment earlier, and its row is there now.
+                drop(transaction);
+                Box::pin(self.backup_of_job(request, asked_at)).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn of_job(
+        &self,
+        mut transaction: Transaction<'_, Postgres>,
+        id: BackupId,
+        what: fn(Box<BackupRow>) -> OfJob,
+    ) -> Result<OfJob, CatalogError> {
         let row = backup_in(&mut transaction, id).await?;
-        transaction.commit().await.map_err(self.failed(doing))?;
-        row.ok_or(CatalogError::NoSuchBackup(id))
+        let committed = transaction.commit().await;
+        committed.map_err(self.failed("record the backup of a job"))?;
+        let row = row.ok_or(CatalogError::NoSuchBackup(id))?;
+        Ok(what(Box::new(row)))
     }
 
     /// Records a restore that somebody asks for and, unless he does not want it, the safety backup that it waits for:
@@ -192,6 +226,33 @@ pub(super) async fn require_idle(
             active,
         }),
     }
+}
+
+/// A backup of everything that began after a moment, or is still to begin. A complete one counts for ten minutes, so that
+/// the clock of whoever asked, which is another machine's, makes nobody rely on an old one.
+async fn begun_since(
+    session: &mut PgConnection,
+    target: &str,
+    asked_at: Option<OffsetDateTime>,
+) -> Result<Option<(BackupId, JobStatus)>, sqlx::Error> {
+    let Some(asked_at) = asked_at else {
+        return Ok(None);
+    };
+    let found = sqlx::query!(
+        "SELECT id, status FROM pgseal.backups
+         WHERE target = $1 AND kind IN ('manual', 'scheduled') AND excluded_table_data = '{}'
+           AND (status = 'completed' AND started_at >= $2 AND health = 'ok' AND deletion = 'kept'
+                AND finished_at > clock_timestamp() - interval '10 minutes'
+             OR status = 'running' AND started_at >= $2 OR status = 'pending')
+         ORDER BY status = 'completed' DESC, id DESC LIMIT 1",
+        target,
+        asked_at
+    );
+    let found = found.fetch_optional(session).await?;
+    Ok(found.and_then(|found| {
+        let status = JobStatus::parse(&found.status)?;
+        Some((BackupId::new(found.id)?, status))
+    }))
 }
 
 fn require_restorable(backup: &BackupRow) -> Result<(), CatalogError> {

@@ -9,7 +9,7 @@ use super::supervise::{Reason, Running, Supervised};
 use super::{Stop, Worker};
 use crate::backup::{self, BackupRequest, Stages};
 use crate::catalog::{
-    BackupRow, Claim, Compared, Ended, Health, JobStatus, Lease, RestoreFacts, RestoreMode,
+    BackupRow, Claim, Compared, Ended, Health, JobStatus, Lease, OfJob, RestoreFacts, RestoreMode,
     RestoreRow, Task,
 };
 use crate::dispatch::BackupWanted;
@@ -155,8 +155,17 @@ impl Worker {
         let mut requested = self.dispatch.backup_requested(wanted, &taken.job_id);
         requested.queue = taken.queue.to_string();
         requested.attempts_max = 1 + taken.hash.retries_left.unwrap_or(0);
-        match self.dispatch.catalog.backup_of_job(&requested).await {
-            Ok(row) => Ok(row.id),
+        // Ten thousand of them at once are no ten thousand backups.
+        let asked_at = taken.hash.enqueued_at.max(taken.hash.created_at);
+        let catalog = &self.dispatch.catalog;
+        match catalog.backup_of_job(&requested, asked_at).await {
+            Ok(OfJob::Its(row)) => Ok(row.id),
+            Ok(OfJob::FulfilledBy(row)) => {
+                tracing::info!(job.id = %taken.job_id, backup.id = %row.id,
+                    "Worker makes no further backup: this one was begun after the job was enqueued");
+                Err(Ending::Success(made_value(&row)))
+            }
+            Ok(OfJob::Awaits(_)) => Err(Ending::Delayed(BUSY_PAUSE)),
             Err(error) if error.is_transient() => Err(Ending::GivenBack),
             Err(error) => Err(Ending::Failed(explain(&error)).or_retry(taken)),
         }
@@ -552,6 +561,21 @@ fn backup_value(id: BackupId, manifest: &Manifest) -> Value {
         ("storage_key", text(&manifest.object_key)),
         ("size", number(manifest.sealed_bytes)),
         ("checksum", text(&manifest.sealed_sha256.to_string())),
+    ])
+}
+
+/// The same, of a backup that another job made.
+fn made_value(row: &BackupRow) -> Value {
+    let text = |text: Option<String>| text.map_or(Value::None, Value::Text);
+    dict(&[
+        ("backup_id", Value::Int(row.id.get())),
+        ("status", text(Some(row.job.status.to_string()))),
+        ("storage_key", text(row.object_key.clone())),
+        ("size", row.sealed_bytes.map_or(Value::None, number)),
+        (
+            "checksum",
+            text(row.sealed_sha256.map(|digest| digest.to_string())),
+        ),
     ])
 }
 

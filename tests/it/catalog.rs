@@ -2,8 +2,8 @@
 //! quicker.
 
 use pgseal::catalog::{
-    Cancelled, CatalogError, Claim, Compared, Ended, Ending, Health, JobStatus, Lease, Renewed,
-    Report, RestoreFacts, Safety, Settlement, Task,
+    BackupRequested, BackupRow, Cancelled, Catalog, CatalogError, Claim, Compared, Ended, Ending,
+    Health, JobStatus, Lease, OfJob, Renewed, Report, RestoreFacts, Safety, Settlement, Task,
 };
 use pgseal::model::ids::{BackupId, RestoreId};
 
@@ -312,12 +312,20 @@ async fn a_backup_whose_worker_died_at_the_end_is_settled_from_its_manifest() {
     );
 }
 
+/// The row of a job without a number, by whoever enqueued it nobody knows when.
+async fn its_own(catalog: &Catalog, request: &BackupRequested) -> BackupRow {
+    match catalog.backup_of_job(request, None).await.unwrap() {
+        OfJob::Its(row) => *row,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_target_runs_one_job() {
     let database = Postgres::shared().create_database("catalog_one");
     let catalog = catalog_in(&database).await;
-    let first = catalog.backup_of_job(&backup_of("shop")).await.unwrap();
-    let second = catalog.backup_of_job(&backup_of("shop")).await.unwrap();
+    let first = its_own(&catalog, &backup_of("shop")).await;
+    let second = its_own(&catalog, &backup_of("shop")).await;
     let lease = taken(&catalog, Task::Backup(first.id)).await;
     let Claim::Busy(active) = catalog
         .claim(Task::Backup(second.id), "w", LEASE)
@@ -348,7 +356,7 @@ async fn a_job_without_a_number_is_one_backup() {
     let asked: Vec<_> = (0..8)
         .map(|_| {
             let (catalog, request) = (catalog.clone(), request.clone());
-            tokio::spawn(async move { catalog.backup_of_job(&request).await.unwrap().id })
+            tokio::spawn(async move { its_own(&catalog, &request).await.id })
         })
         .collect();
     let mut ids = std::collections::BTreeSet::new();

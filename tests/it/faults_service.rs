@@ -22,6 +22,7 @@ use pgseal::store::{Store, StoreSettings};
 use pgseal::vault::Vault;
 use pgseal::worker::{State, Stop, Times, Until, Worker};
 use rustix::process::Signal;
+use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::harness::api::Api;
@@ -31,6 +32,7 @@ use crate::harness::cli::PASSPHRASE;
 use crate::harness::link::Link;
 use crate::harness::postgres::{DEBIAN_MAJOR, Postgres, bin_dir_of, is_root};
 use crate::harness::redis::{Redis, RedisDatabase};
+use crate::harness::rq::{Rq, VERSIONS};
 use crate::harness::s3::S3Server;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
@@ -79,11 +81,6 @@ fn a_worker_that_the_kernel_ends_is_recovered_by_its_lease() {
 /// Row 50: a worker's clock jumps by a day, forth and back. Leases are by the catalog's clock, so that nobody loses one.
 #[test]
 fn a_clock_that_jumps_ends_no_lease() {
-    let library = std::fs::read_dir("/usr/lib")
-        .unwrap()
-        .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
-        .find(|library| library.exists())
-        .expect("libfaketime is missing: run ./dev setup");
     let (mut service, gate) = Service::with_gate();
     let clock = service.pgseal.file("clock");
     let jump = |by: &str| std::fs::write(&clock, by).unwrap();
@@ -91,10 +88,10 @@ fn a_clock_that_jumps_ends_no_lease() {
     let (id, job) = service.enqueue_backup();
     service
         .pgseal
-        .set("LD_PRELOAD", library)
+        .with_clock("+0d")
+        .unset("FAKETIME")
         .set("FAKETIME_TIMESTAMP_FILE", &clock)
-        .set("FAKETIME_NO_CACHE", "1")
-        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        .set("FAKETIME_NO_CACHE", "1");
     let jumper = service.worker("jumper");
     for name in ["LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE"] {
         service.pgseal.unset(name);
@@ -175,6 +172,65 @@ fn a_flood_of_requests_is_one_backup() {
     api.stop();
     api.service.burst();
     assert_eq!(api.service.listed().len(), 1);
+}
+
+/// Row 54: ten thousand jobs that name no row, as any program may enqueue them, are the one backup that each of them wants;
+/// one that is enqueued later is another.
+#[test]
+fn a_flood_of_jobs_without_a_number_is_one_backup() {
+    let service = Service::start();
+    let redis = RedisDatabase::of(format!("redis://127.0.0.1:{}/0", service.redis.port));
+    let rq = Rq::start(VERSIONS[1], &redis);
+    let count = scale(300, 10_000);
+    let enqueue = |number: usize| {
+        let function = "app.workers.backup_jobs.run_backup";
+        let job = format!("flood-{number}");
+        rq.ask(
+            "enqueue",
+            json!({"queue": "backups", "func": function, "job_id": job}),
+        );
+    };
+    (0..count).for_each(enqueue);
+    service.burst();
+    let rows = "SELECT count(*) FROM pgseal.backups";
+    assert_eq!(service.catalog.psql(rows), "1");
+    assert_eq!(rq.registry("finished").len(), count);
+    let returned = rq.job(&format!("flood-{}", count - 1))["return_value"].clone();
+    assert_eq!(returned, rq.job("flood-0")["return_value"]);
+    assert_eq!(returned["storage_key"], service.backup(1, "object_key"));
+    enqueue(count);
+    service.burst();
+    assert_eq!(service.catalog.psql(rows), "2");
+    assert_eq!(service.listed().len(), 2);
+}
+
+/// Row 54: of two workers, the one that finds the other at such a backup waits for what becomes of it.
+#[test]
+fn a_job_without_a_number_waits_for_the_backup_of_another() {
+    let (service, gate) = Service::with_gate();
+    let redis = RedisDatabase::of(format!("redis://127.0.0.1:{}/0", service.redis.port));
+    let rq = Rq::start(VERSIONS[1], &redis);
+    for job in ["first", "second"] {
+        let function = "app.workers.backup_jobs.run_backup";
+        rq.ask(
+            "enqueue",
+            json!({"queue": "backups", "func": function, "job_id": job}),
+        );
+    }
+    let workers = ["one", "two"].map(|name| service.worker(name));
+    gate.until_somebody_waits();
+    until("the job that waits", || {
+        ["first", "second"]
+            .iter()
+            .any(|job| service.job_status(job) == "scheduled")
+    });
+    let rows = "SELECT count(*) FROM pgseal.backups";
+    assert_eq!(service.catalog.psql(rows), "1");
+    gate.open();
+    service.until_job("first", "finished");
+    service.until_job("second", "finished");
+    assert_eq!(service.catalog.psql(rows), "1");
+    workers.into_iter().for_each(Service::end);
 }
 
 /// Row 56: the catalog is silent while a worker dumps. Before its lease passes it stops, and completes nothing.

@@ -24,7 +24,11 @@ for index = 1, #due, 2 do
   local id, since = due[index], tonumber(due[index + 1])
   if is_job_id(id) and is_job(id) then
     if get(id, 'status') == 'scheduled' then
-      redis.call('HSET', job_key(id), 'status', 'queued', 'enqueued_at', given.date)
+      redis.call('HSET', job_key(id), 'status', 'queued')
+      -- What was put off keeps the moment at which somebody wanted it: a backup that began since then is what he wanted.
+      if not get(id, 'enqueued_at') then
+        redis.call('HSET', job_key(id), 'enqueued_at', given.date)
+      end
       push(queue, id, get(id, 'enqueue_at_front') == '1')
       moved = moved + 1
     end
