@@ -224,6 +224,37 @@ fn a_worker_may_be_killed_at_each_step_of_the_commit() {
     }
 }
 
+/// Row 27: what a living worker has open is left alone by everybody else's cleaning up; what a dead one left is aborted by
+/// the next one.
+#[test]
+fn an_open_upload_is_aborted_once_its_worker_is_dead() {
+    let mut bench = Bench::new();
+    // As much again, so that a part is full before the dump waits.
+    let more = "CREATE TABLE more AS TABLE noise";
+    bench.service.database.psql(more);
+    let (service, gate) = bench.service.gated(48_000_000);
+    bench.service = service;
+    let (service, unfinished) = (&bench.service, || {
+        bench.runtime.block_on(bench.bucket.unfinished())
+    });
+    let (id, job) = service.enqueue_backup();
+    let doomed = service.worker("doomed");
+    gate.until_somebody_waits();
+    until("an open upload", || unfinished().len() == 1);
+    service.pgseal.ok(&["catalog", "reconcile"]);
+    assert_eq!(unfinished().len(), 1, "its worker lives");
+    doomed.signal(Signal::KILL);
+    doomed.wait();
+    assert_eq!(unfinished().len(), 1);
+    let next = service.worker("next");
+    gate.until_somebody_waits();
+    gate.open();
+    service.until_backup(id, "completed");
+    service.until_job(&job, "finished");
+    Service::end(next);
+    bench.in_order(id, "an open upload");
+}
+
 /// A deletion that is killed leaves a whole backup, or none that could be taken for one; a second one ends it.
 #[test]
 fn a_deletion_may_be_killed_at_any_step() {
