@@ -186,19 +186,21 @@ async fn stale_uploads_are_aborted() {
 fn a_clock_that_is_ahead_aborts_no_upload() {
     let runtime = runtime();
     let bucket = runtime.block_on(Seaweed::shared().bucket(Keeps::Latest));
-    runtime.block_on(async {
-        let create = bucket.client.create_multipart_upload();
-        let create = create
-            .bucket(&bucket.name)
-            .key("backups/of-another-machine");
-        create.send().await.unwrap();
-    });
     let source = source();
     let mut pgseal = bucket.pgseal();
-    pgseal.set("DATABASE_URL", &source.url).with_clock("+3d");
-    pgseal.ok(&["backup"]);
-    let unfinished = runtime.block_on(bucket.unfinished());
-    assert_eq!(unfinished, ["backups/of-another-machine"]);
+    pgseal.set("DATABASE_URL", &source.url);
+    let made = pgseal.json(&["backup"]);
+    let other = format!(
+        "{}-of-another-machine",
+        made["object_key"].as_str().unwrap()
+    );
+    runtime.block_on(async {
+        let create = bucket.client.create_multipart_upload();
+        let create = create.bucket(&bucket.name).key(&other);
+        create.send().await.unwrap();
+    });
+    pgseal.with_clock("+3d").ok(&["backup"]);
+    assert_eq!(runtime.block_on(bucket.unfinished()), [other]);
 }
 
 /// Row 31: this server would create a bucket that was mistyped.
