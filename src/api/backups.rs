@@ -28,7 +28,7 @@ use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
-use crate::model::target::TargetName;
+use crate::model::target::{TARGET_DEFAULT, TargetName};
 use crate::queue::rq::names::{JobId, QueueName};
 use crate::retention::{self, DeleteError};
 use crate::vault::Mark;
@@ -187,6 +187,10 @@ pub(super) async fn list(
 #[derive(Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BackupBody {
+    /// The configured target that is backed up; unless said, the one that is called `default`, or the only one
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 63)]
+    target: Option<String>,
     /// What is attached: at most 32 names of at most 63 characters, with texts of at most 255
     #[serde(default)]
     labels: BTreeMap<String, String>,
@@ -232,7 +236,7 @@ type Created = (StatusCode, [(HeaderName, String); 1], Json<BackupRecord>);
         (status = 202, description = "It is recorded, and a worker makes it", body = BackupRecord,
             headers(("Location" = String, description = "Where it is"))),
         (status = 409, description = "target_busy, idempotency_key_in_use", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "idempotency_key_reused: the key came with another request", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "target_unknown; idempotency_key_reused: the key came with another request", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
@@ -246,11 +250,12 @@ pub(super) async fn create(
     act.key = request_key(&headers, &body)?;
     let key = act.key.clone();
     let work = async {
+        let target = backed_up(&api, body.target.as_deref())?;
         if let Some(row) = known(&api, &act.subject, key.as_ref()).await? {
             return Ok(row);
         }
         let wanted = BackupWanted {
-            target: api.parts.target.name.clone(),
+            target: target.to_string(),
             kind: BackupKind::Manual,
             requested_by: act.subject.clone(),
             labels: body.labels,
@@ -277,6 +282,16 @@ pub(super) async fn create(
     let location = format!("/api/admin/backups/{}", row.id);
     let location = [(header::LOCATION, location)];
     Ok((StatusCode::ACCEPTED, location, Json(row.into())))
+}
+
+/// The target that is meant.
+fn backed_up<'a>(api: &'a Api, named: Option<&str>) -> Result<&'a TargetName, Problem> {
+    let mut names = api.parts.targets.keys();
+    match (named, names.next(), names.next()) {
+        (Some(name), ..) => Ok(api.target(name)?.0),
+        (None, Some(only), None) => Ok(only),
+        (None, ..) => Ok(api.target(TARGET_DEFAULT)?.0),
+    }
 }
 
 /// The key of a request, with the digest of what is asked for.

@@ -11,6 +11,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::backups::{row, status_of};
@@ -25,13 +26,24 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Proxies close what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// An event as the description has it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described: the stream is written by axum")]
+struct ProgressEvent {
+    /// `progress`, or `end` for the last one
+    event: String,
+    /// The status, as JSON
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// Follow a backup's progress
 ///
 /// Events named progress, each with the status as JSON, whenever it changed; the last one is named end. The stream ends with
 /// the token.
 #[utoipa::path(get, path = "/api/admin/backups/{id}/events", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
-    responses((status = 200, description = "The events", body = String, content_type = "text/event-stream")))]
+    responses((status = 200, description = "The events", body = ProgressEvent, content_type = "text/event-stream")))]
 pub(super) async fn follow(
     State(api): State<Arc<Api>>,
     asking: Asking,

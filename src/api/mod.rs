@@ -28,8 +28,10 @@ mod router;
 mod schedule;
 mod serve;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -40,9 +42,11 @@ pub use openapi::document;
 pub use router::OPEN;
 pub use serve::serve;
 
+use self::problem::Problem;
 use crate::catalog::{BackupFilter, RestoreFilter};
 use crate::dispatch::{Dispatch, Timetable};
 use crate::model::connection::Connection;
+use crate::model::target::TargetName;
 use crate::vault::Vault;
 
 /// What the API is made of.
@@ -51,8 +55,8 @@ pub struct Parts {
     pub dispatch: Dispatch,
     /// The store and what opens manifests.
     pub vault: Vault,
-    /// The one target that is configured.
-    pub target: Target,
+    /// Every target that is configured.
+    pub targets: BTreeMap<TargetName, Target>,
     /// When the target is backed up without anybody asking.
     pub timetable: Option<Timetable>,
     /// Who is believed.
@@ -64,8 +68,6 @@ pub struct Parts {
 /// A configured target.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its name.
-    pub name: String,
     /// Its database's name, by which restores are confirmed.
     pub database: String,
     /// Where it is; plans look at it, and change nothing.
@@ -121,6 +123,19 @@ impl Api {
             ending,
             parts,
         }
+    }
+
+    /// The target of this name. Only what is configured can be backed up or restored into.
+    fn target(&self, name: &str) -> Result<(&TargetName, &Target), Problem> {
+        let found = TargetName::parse(name).ok();
+        let found = found.and_then(|name| self.parts.targets.get_key_value(&name));
+        found.ok_or_else(|| {
+            Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "target_unknown",
+                "No target of that name is configured.",
+            )
+        })
     }
 
     fn now(&self) -> OffsetDateTime {

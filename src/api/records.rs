@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::extract::Paging;
 use crate::catalog::{BackupRow, JobFacts, RestoreRow};
+use crate::model::choices::Choices;
 
 /// A backup.
 #[derive(Serialize, ToSchema)]
@@ -82,6 +83,8 @@ pub(super) struct RestoreRecord {
     job: JobRecord,
     /// The restore that it undoes.
     undoes: Option<i64>,
+    /// What was chosen beside the mode.
+    choices: Choices,
     /// The database that has the data now.
     database: Option<String>,
     /// What was there before, under its name of now.
@@ -249,6 +252,7 @@ impl From<RestoreRow> for RestoreRecord {
             mode: row.mode.as_str(),
             job: JobRecord::of(row.job, row.requested_by),
             undoes: row.undoes.map(Into::into),
+            choices: row.choices,
             database: row.database,
             kept_database: row.kept_database,
             compared_tables: row.compared_tables,

@@ -1,5 +1,6 @@
 //! Restores: planned, asked for, listed, undone, cancelled. A restore goes into a configured target, never to a URL.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -12,21 +13,27 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::audit::{audited, recorded};
 use super::backups::{cancelled, require_complete, row as backup_row};
-use super::extract::{Asking, Id, Paging, Params, Said, first_page, items_on_a_page};
+use super::extract::{Asking, Id, Paging, Params, Said, first_page, is_plain, items_on_a_page};
 use super::problem::{Problem, ProblemDocument};
 use super::records::{Page, RestoreRecord};
-use super::{Api, Confirmation};
+use super::{Api, Confirmation, Target};
 use crate::catalog::{
     Act, BackupRow, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task,
 };
 use crate::dispatch::{RestoreWanted, SafetyBackup};
+use crate::model::choices::{Choices, MissingRoles};
+use crate::model::connection::Connection;
 use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, RestoreId};
 use crate::model::manifest::Manifest;
-use crate::restore::plan::{self, Plan, Subject, Way, Wishes};
+use crate::model::target::TargetName;
+use crate::restore::plan::{self, Plan, PlanId, Subject, Way, Wishes};
 
 /// Tables that a plan names; of a database with more, the others are counted.
 const TABLES_MAX: usize = 1000;
+/// Tables, schemas and roles that a request names, each as long as two of PostgreSQL's names and a dot.
+const NAMES_MAX: usize = 100;
+const NAME_CHARS_MAX: usize = 127;
 
 /// What a restore is asked for with. All of it may be left out, and the body with it.
 #[derive(Default, Deserialize, ToSchema)]
@@ -45,6 +52,63 @@ pub(super) struct RestoreBody {
     /// Whether the target is backed up first
     #[serde(default)]
     safety: SafetyWord,
+    /// The plan to carry out, by its `changes.id`: the restore stops where the database was changed since in a way that matters
+    #[schema(max_length = 40)]
+    plan_id: Option<String>,
+    /// Only these tables, as `schema.name`, with their rows, indexes, constraints, sequences and triggers
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    tables: Vec<String>,
+    /// Only what is in these schemas
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    schemas: Vec<String>,
+    /// What becomes of roles that the backup names and the server does not have
+    #[serde(default)]
+    missing_roles: MissingRoles,
+    /// Roles of the backup, at most 100, each with the role of the server that has its part
+    #[serde(default)]
+    role_map: BTreeMap<String, String>,
+    /// Whether what a plan lists as left out may be left out
+    #[serde(default)]
+    accept_left_out: bool,
+}
+
+impl RestoreBody {
+    fn choices(&self) -> Result<Choices, Problem> {
+        let good = |name: &String| !name.is_empty() && is_plain(name, NAME_CHARS_MAX);
+        let names = [&self.tables, &self.schemas];
+        if names.iter().any(|names| names.len() > NAMES_MAX)
+            || !names.into_iter().flatten().all(good)
+        {
+            return Err(Problem::invalid(
+                "tables and schemas have at most 100 names each, of 1 to 127 characters.",
+            ));
+        }
+        let mut roles = self.role_map.iter().flat_map(|(old, new)| [old, new]);
+        if self.role_map.len() > NAMES_MAX || !roles.all(good) {
+            return Err(Problem::invalid(
+                "role_map has at most 100 pairs of names, of 1 to 127 characters.",
+            ));
+        }
+        if self
+            .plan_id
+            .as_ref()
+            .is_some_and(|id| PlanId::parse(id).is_none())
+        {
+            return Err(Problem::invalid(
+                "plan_id is the id of a plan's changes, as 1f0c-93ab-0000-7e21.",
+            ));
+        }
+        Ok(Choices {
+            plan_id: self.plan_id.clone(),
+            tables: self.tables.clone(),
+            schemas: self.schemas.clone(),
+            missing_roles: self.missing_roles,
+            role_map: self.role_map.clone(),
+            accept_left_out: self.accept_left_out,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
@@ -158,27 +222,33 @@ pub(super) async fn create(
     }
     let act = asking.act("backup.restore");
     let work = async {
+        let choices = body.choices()?;
         let row = backup_row(&api, id).await?;
-        require_target(&api, body.target.as_deref(), &row)?;
-        require_confirmed(&api, body.safety, body.confirm.as_deref())?;
+        let (name, target) = api.target(body.target.as_deref().unwrap_or(&row.target))?;
+        require_confirmed(&api, target, body.safety, body.confirm.as_deref())?;
         require_complete(&row)?;
-        begin(&api, &act, wanted(&api, id, body.mode, body.safety)).await
+        let wanted = RestoreWanted {
+            choices,
+            ..wanted(id, name, body.mode, body.safety)
+        };
+        begin(&api, &act, wanted).await
     };
     let row = audited(&api, &act, Some(Task::Backup(id)), work).await?;
     api.forget_totals().await;
     Ok(accepted(row))
 }
 
-fn wanted(api: &Api, id: BackupId, mode: Mode, safety: SafetyWord) -> RestoreWanted {
+fn wanted(id: BackupId, target: &TargetName, mode: Mode, safety: SafetyWord) -> RestoreWanted {
     RestoreWanted {
         backup_id: id,
-        target: api.parts.target.name.clone(),
+        target: target.to_string(),
         mode: match mode {
             Mode::Auto => RestoreMode::Auto,
             Mode::InPlace => RestoreMode::InPlace,
             Mode::Swap => RestoreMode::Swap,
         },
         undoes: None,
+        choices: Choices::default(),
         safety_backup: match safety {
             SafetyWord::Backup => SafetyBackup::First,
             SafetyWord::Skip => SafetyBackup::Skipped,
@@ -203,23 +273,16 @@ fn accepted(row: RestoreRow) -> Response {
     (StatusCode::ACCEPTED, [(header::LOCATION, location)], record).into_response()
 }
 
-/// Row 84: only what is configured can be restored into; and a backup of another target goes there only where that is said.
-fn require_target(api: &Api, named: Option<&str>, row: &BackupRow) -> Result<(), Problem> {
-    if named.unwrap_or(&row.target) == api.parts.target.name {
-        return Ok(());
-    }
-    Err(Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "target_unknown",
-        "No target of that name is configured.",
-    ))
-}
-
-fn require_confirmed(api: &Api, safety: SafetyWord, confirm: Option<&str>) -> Result<(), Problem> {
+fn require_confirmed(
+    api: &Api,
+    target: &Target,
+    safety: SafetyWord,
+    confirm: Option<&str>,
+) -> Result<(), Problem> {
     let is_needed = needs_confirmation(api, safety);
     let refused = |code, detail| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
     match confirm {
-        Some(name) if name == api.parts.target.database => Ok(()),
+        Some(name) if name == target.database => Ok(()),
         Some(_) => refused(
             "confirmation_wrong",
             "confirm is not the name of the target's database.",
@@ -237,33 +300,34 @@ fn needs_confirmation(api: &Api, safety: SafetyWord) -> bool {
 }
 
 async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan, Problem> {
+    let wishes = Wishes::of(body.mode.into(), &body.choices()?);
     let row = backup_row(api, id).await?;
-    require_target(api, body.target.as_deref(), &row)?;
+    let (name, target) = api.target(body.target.as_deref().unwrap_or(&row.target))?;
     let manifest = manifest_of(api, &row).await?;
     let mut warnings = manifest.warnings.clone();
     if row.health != Health::Ok {
         warnings.push(format!("the backup's health is {}", row.health));
     }
-    let changes = changes(api, &manifest, body.mode).await;
+    let changes = changes(&target.connection, &manifest, &wishes).await;
     if changes.is_none() {
         warnings.push(
             "the target could not be looked at, so nothing is known of what it holds now"
                 .to_owned(),
         );
     }
-    if manifest.database.name != api.parts.target.database {
+    if manifest.database.name != target.database {
         warnings.push(format!(
             "the backup is of database {}, and the target's is {}",
-            manifest.database.name, api.parts.target.database
+            manifest.database.name, target.database
         ));
     }
     Ok(RestorePlan {
         backup_id: id.get(),
-        target: api.parts.target.name.clone(),
-        database: api.parts.target.database.clone(),
+        target: name.to_string(),
+        database: target.database.clone(),
         mode: body.mode,
         safety: body.safety,
-        confirm: needs_confirmation(api, body.safety).then(|| api.parts.target.database.clone()),
+        confirm: needs_confirmation(api, body.safety).then(|| target.database.clone()),
         source_database: manifest.database.name,
         source_server_version: manifest.versions.server,
         snapshot_at: manifest.started_at,
@@ -304,13 +368,8 @@ async fn manifest_of(api: &Api, row: &BackupRow) -> Result<Manifest, Problem> {
 }
 
 /// What would change in the target; `None`: it could not be looked at.
-async fn changes(api: &Api, manifest: &Manifest, mode: Mode) -> Option<Plan> {
-    let wishes = Wishes {
-        way: mode.into(),
-        ..Wishes::default()
-    };
-    let to = &api.parts.target.connection;
-    let looked = plan::look(to, Subject::of(manifest), &wishes).await;
+async fn changes(to: &Connection, manifest: &Manifest, wishes: &Wishes) -> Option<Plan> {
+    let looked = plan::look(to, Subject::of(manifest), wishes).await;
     looked
         .inspect_err(|error| {
             // Its details may name hosts and roles; they are for the log.
@@ -463,14 +522,15 @@ pub(super) async fn rollback(
         if row.job.status != JobStatus::Completed {
             return Err(impossible("The restore is not complete."));
         }
-        require_confirmed(&api, SafetyWord::Backup, body.confirm.as_deref())?;
+        let (name, target) = api.target(&row.target)?;
+        require_confirmed(&api, target, SafetyWord::Backup, body.confirm.as_deref())?;
         if row.kept_database.is_some() {
             // Whether it is still there is for the worker to see; what is live is kept as well, so nothing is saved first.
             let undoing = RestoreWanted {
                 mode: RestoreMode::Rollback,
                 undoes: Some(id),
                 safety_backup: SafetyBackup::Skipped,
-                ..wanted(&api, row.backup_id, Mode::Swap, SafetyWord::Skip)
+                ..wanted(row.backup_id, name, Mode::Swap, SafetyWord::Skip)
             };
             return begin(&api, &act, undoing).await;
         }
@@ -480,7 +540,7 @@ pub(super) async fn rollback(
             )
         })?;
         require_complete(&backup_row(&api, safety).await?)?;
-        let undoing = wanted(&api, safety, Mode::InPlace, SafetyWord::Backup);
+        let undoing = wanted(safety, name, Mode::InPlace, SafetyWord::Backup);
         begin(&api, &act, undoing).await
     };
     let row = audited(&api, &act, Some(Task::Restore(id)), work).await?;

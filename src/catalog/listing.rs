@@ -168,8 +168,8 @@ impl Catalog {
             r#"SELECT id, backup_id, safety_backup_id, target, mode, requested_by, status, attempt, attempts_max,
                 time_limit_seconds AS "time_limit_seconds?", queue AS "queue?", job_id AS "job_id?", lease_worker,
                 lease_until, cancel_requested_at, cancel_requested_by, stage, progress_bytes, progress_tables,
-                progress_at, undoes, database, kept_database, compared_tables, compared_rows, plain_bytes, warnings, error_stage, error,
-                created_at, started_at, finished_at
+                progress_at, undoes, choices, database, kept_database, compared_tables, compared_rows, plain_bytes, warnings,
+                error_stage, error, created_at, started_at, finished_at
             FROM pgseal.restores
             WHERE ($1::text IS NULL OR status = $1) AND ($2::bigint IS NULL OR backup_id = $2)
             ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $4"#,

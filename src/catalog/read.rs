@@ -101,6 +101,7 @@ macro_rules! restore_row {
             target: $row.target,
             requested_by: $row.requested_by,
             undoes: $row.undoes.and_then(RestoreId::new),
+            choices: serde_json::from_value($row.choices).map_err(|_| $strange("choices"))?,
             database: $row.database,
             kept_database: $row.kept_database,
             warnings: $row.warnings,
@@ -326,7 +327,7 @@ pub(super) async fn restore_in(
         r#"SELECT backup_id, safety_backup_id, target, mode, requested_by, status, attempt, attempts_max,
             time_limit_seconds AS "time_limit_seconds?", queue AS "queue?", job_id AS "job_id?", lease_worker,
             lease_until, cancel_requested_at, cancel_requested_by, stage, progress_bytes, progress_tables, progress_at,
-            undoes, database, kept_database, compared_tables, compared_rows, plain_bytes, warnings, error_stage, error, created_at,
+            undoes, choices, database, kept_database, compared_tables, compared_rows, plain_bytes, warnings, error_stage, error, created_at,
             started_at, finished_at
         FROM pgseal.restores WHERE id = $1"#,
         id.get()

@@ -11,6 +11,7 @@ use super::audit::ACCEPTED;
 use super::read::{active_in, backup_in, lock_target, restore_in};
 use super::rows::{BackupRow, Deletion, Health, JobStatus, RestoreMode, RestoreRow, Task};
 use super::{Catalog, CatalogError, counted_small};
+use crate::model::choices::Choices;
 use crate::model::ids::{BackupId, RestoreId};
 use crate::model::kind::BackupKind;
 
@@ -48,6 +49,8 @@ pub struct RestoreRequested {
     pub mode: RestoreMode,
     /// The restore that is undone, by [`RestoreMode::Rollback`].
     pub undoes: Option<RestoreId>,
+    /// What was chosen beside the mode.
+    pub choices: Choices,
     /// Whether the target is backed up first.
     pub safety: Safety,
     /// Who asks.
@@ -342,8 +345,8 @@ async fn insert_restore(
     };
     let inserted = sqlx::query_scalar!(
         "INSERT INTO pgseal.restores (backup_id, safety_backup_id, target, mode, requested_by, status, attempts_max, \
-            time_limit_seconds, queue, job_id, undoes) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (job_id) DO NOTHING RETURNING id",
+            time_limit_seconds, queue, job_id, undoes, choices) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (job_id) DO NOTHING RETURNING id",
         request.backup_id.get(),
         safety.map(BackupId::get),
         request.target,
@@ -355,6 +358,7 @@ async fn insert_restore(
         request.queue,
         request.job_id,
         request.undoes.map(RestoreId::get),
+        serde_json::json!(request.choices),
     );
     let inserted = inserted.fetch_optional(session).await;
     let inserted = inserted.map_err(|source| CatalogError::Query { doing, source })?;

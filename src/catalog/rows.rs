@@ -8,6 +8,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::model::choices::Choices;
 use crate::model::digest::Sha256;
 use crate::model::ids::{BackupId, RestoreId, Uid};
 use crate::model::kind::BackupKind;
@@ -316,6 +317,8 @@ pub struct RestoreRow {
     pub job: JobFacts,
     /// The restore that it undoes.
     pub undoes: Option<RestoreId>,
+    /// What was chosen beside the mode.
+    pub choices: Choices,
     /// The database that has the data now.
     pub database: Option<String>,
     /// What was there before, under its name of now.

@@ -12,6 +12,7 @@ use crate::config::{self, ConfigError, NotifyArgs};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kept::KeptAs;
+use crate::model::target::TargetName;
 use crate::notify::Channel;
 use crate::pg::inspect::{self, KeptDatabase, Session};
 use crate::pg::{Clients, Finding, Severity};
@@ -21,7 +22,7 @@ use crate::vault::{Entry, Vault};
 /// Look at everything a backup and a restore need, and say what to mend
 #[derive(Args, Debug)]
 pub(super) struct DoctorArgs {
-    /// The database, as postgres://ROLE@HOST:5432/DATABASE [default: DATABASE_URL; without one, no server is asked]
+    /// The database, as postgres://ROLE@HOST:5432/DATABASE [default: every target; without one, no server is asked]
     #[arg(value_name = "DATABASE_URL")]
     database_url: Option<String>,
     #[command(flatten)]
@@ -32,6 +33,9 @@ pub(super) struct DoctorArgs {
 #[derive(Serialize)]
 struct Line<'a> {
     severity: &'static str,
+    /// The target that it is about, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
     subject: &'a str,
     found: &'a str,
     fix: &'a str,
@@ -58,22 +62,54 @@ impl DoctorArgs {
             }
             Err(error) => findings.push(problem("settings", &error)),
         }
-        if self.database_url.is_some() || config::names_database() {
-            match config::connection(self.database_url.as_deref(), "DATABASE_URL") {
-                Ok(connection) => findings.extend(database(&connection, &clients, context).await),
-                Err(error) => findings.push(problem("database", &error)),
-            }
-        } else {
-            let hint = ConfigError::NoDatabase.to_string();
-            findings.push(Finding::warning(
-                "database",
-                "not looked at: no database was named",
-                hint_of(&hint),
-            ));
+        let mut findings: Vec<_> = findings
+            .into_iter()
+            .map(|finding| (None, finding))
+            .collect();
+        for (target, connection) in self.databases(context) {
+            let found = match connection {
+                Ok(connection) => database(&connection, &clients, context).await,
+                Err(ConfigError::NoDatabase) => vec![no_database()],
+                Err(error) => vec![problem("database", &error)],
+            };
+            findings.extend(found.into_iter().map(|finding| (target.clone(), finding)));
         }
-        findings.extend(channels(&self.notify));
+        let channels = channels(&self.notify);
+        findings.extend(channels.into_iter().map(|finding| (None, finding)));
         print(context, &findings)
     }
+
+    /// The database that was named, else those of all targets, each with its name where there are several.
+    fn databases(
+        &self,
+        context: &Context,
+    ) -> Vec<(Option<TargetName>, Result<Connection, ConfigError>)> {
+        if let Some(url) = &self.database_url {
+            return vec![(None, config::connection(Some(url), "DATABASE_URL"))];
+        }
+        let targets = match context.settings.targets() {
+            Ok(targets) => targets,
+            Err(error) => return vec![(None, Err(error))],
+        };
+        let names: Vec<_> = targets.names().collect();
+        let named = |name: &&TargetName| (names.len() > 1).then(|| (*name).clone());
+        if names.is_empty() {
+            return vec![(None, Err(ConfigError::NoDatabase))];
+        }
+        let found = names
+            .iter()
+            .map(|name| (named(name), targets.connection(name)));
+        found.collect()
+    }
+}
+
+fn no_database() -> Finding {
+    let hint = ConfigError::NoDatabase.to_string();
+    Finding::warning(
+        "database",
+        "not looked at: no database was named",
+        hint_of(&hint),
+    )
 }
 
 /// Who hears of what happens; whether they really do, only `pgseal notify test` finds out.
@@ -103,11 +139,12 @@ fn channels(arguments: &NotifyArgs) -> Vec<Finding> {
     notifier.channels.iter().map(found).collect()
 }
 
-fn print(context: &Context, findings: &[Finding]) -> anyhow::Result<()> {
+fn print(context: &Context, findings: &[(Option<TargetName>, Finding)]) -> anyhow::Result<()> {
     let lines: Vec<Line<'_>> = findings
         .iter()
-        .map(|finding| Line {
+        .map(|(target, finding)| Line {
             severity: word(finding.severity),
+            target: target.as_ref().map(TargetName::as_str),
             subject: finding.subject,
             found: &finding.found,
             fix: &finding.fix,
@@ -118,7 +155,7 @@ fn print(context: &Context, findings: &[Finding]) -> anyhow::Result<()> {
     })?;
     match findings
         .iter()
-        .filter(|finding| finding.severity == Severity::Problem)
+        .filter(|(_, finding)| finding.severity == Severity::Problem)
         .count()
     {
         0 => Ok(()),
@@ -133,7 +170,13 @@ impl Line<'_> {
         } else {
             format!("\n{:9}fix: {}", "", self.fix)
         };
-        format!("{:7}  {}: {}{fix}", self.severity, self.subject, self.found)
+        let target = self
+            .target
+            .map_or_else(String::new, |target| format!("{target}: "));
+        format!(
+            "{:7}  {target}{}: {}{fix}",
+            self.severity, self.subject, self.found
+        )
     }
 }
 

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::backup::{KindArg, label, labels};
+use super::plan::ChoiceArgs;
 use super::restore::{ModeArg, require_typed};
 use super::service::Service;
 use super::{Context, TargetArgs};
@@ -70,6 +71,8 @@ struct RestoreArgs {
     /// The name of the database that is replaced: --no-safety-backup wants it typed
     #[arg(long, value_name = "DATABASE", allow_hyphen_values = true)]
     confirm: Option<String>,
+    #[command(flatten)]
+    choices: ChoiceArgs,
     #[command(flatten)]
     queue: QueueArgs,
 }
@@ -155,6 +158,7 @@ impl RestoreArgs {
                 ModeArg::InPlace => RestoreMode::InPlace,
             },
             undoes: None,
+            choices: self.choices.choices()?,
             safety_backup: if self.no_safety_backup || self.mode == ModeArg::New {
                 SafetyBackup::Skipped
             } else {

@@ -6,19 +6,29 @@ use std::time::Duration;
 use clap::Args;
 
 use super::exit::UsageError;
-use crate::restore::Selection;
-use crate::restore::plan::{MissingRoles, PlanId, Way, Wishes};
+use crate::model::choices::{Choices, MissingRoles};
+use crate::restore::plan::PlanId;
 
 /// How it is planned
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Plan")]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct PlanArgs {
     /// Only say what would happen: what is dropped, made and kept, and what stands in the way with the SQL that clears it
-    #[arg(long, alias = "dry-run")]
+    #[arg(long, alias = "dry-run", conflicts_with = "plan_id")]
     pub(super) plan: bool,
+    #[command(flatten)]
+    pub(super) choices: ChoiceArgs,
+    /// Seconds that a restore in place waits for somebody's lock before it gives up and names them
+    #[arg(long, value_name = "SECONDS", default_value_t = crate::restore::LOCK_WAIT_DEFAULT.as_secs())]
+    lock_wait: u64,
+}
+
+/// What is chosen beside the mode
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Plan")]
+pub(super) struct ChoiceArgs {
     /// Carry out this plan, and stop if the database was changed since in a way that matters
-    #[arg(long, value_name = "ID", conflicts_with = "plan")]
+    #[arg(long, value_name = "ID")]
     plan_id: Option<String>,
     /// Restore only this table, with its rows, indexes, constraints, sequences and triggers; can be repeated
     #[arg(long = "table", value_name = "SCHEMA.NAME")]
@@ -29,9 +39,6 @@ pub(super) struct PlanArgs {
     /// Leave out what the plan lists as left out: what the target has already, or the role may not do
     #[arg(long)]
     accept_left_out: bool,
-    /// Seconds that a restore in place waits for somebody's lock before it gives up and names them
-    #[arg(long, value_name = "SECONDS", default_value_t = crate::restore::LOCK_WAIT_DEFAULT.as_secs())]
-    lock_wait: u64,
     /// Make roles that the backup names and the server does not have; nobody can log in as one
     #[arg(long, conflicts_with = "skip_missing_owners")]
     create_missing_roles: bool,
@@ -48,7 +55,13 @@ pub(super) struct PlanArgs {
 }
 
 impl PlanArgs {
-    pub(super) fn wishes(&self, way: Way) -> Result<Wishes, UsageError> {
+    pub(super) const fn lock_wait(&self) -> Duration {
+        Duration::from_secs(self.lock_wait)
+    }
+}
+
+impl ChoiceArgs {
+    pub(super) fn choices(&self) -> Result<Choices, UsageError> {
         let mut role_map = BTreeMap::new();
         for pair in &self.map_roles {
             let (old, new) = pair
@@ -57,8 +70,10 @@ impl PlanArgs {
                 .ok_or_else(|| UsageError(format!("--map-role takes OLD=NEW, and not {pair:?}")))?;
             role_map.insert(old.to_owned(), new.to_owned());
         }
-        Ok(Wishes {
-            way,
+        Ok(Choices {
+            plan_id: self.plan_id()?.map(|id| id.to_string()),
+            tables: self.tables.clone(),
+            schemas: self.schemas.clone(),
             missing_roles: match (self.create_missing_roles, self.skip_missing_owners) {
                 (true, _) => MissingRoles::Create,
                 (false, true) => MissingRoles::Skip,
@@ -66,10 +81,6 @@ impl PlanArgs {
             },
             role_map,
             accept_left_out: self.accept_left_out,
-            selection: Selection {
-                tables: self.tables.clone(),
-                schemas: self.schemas.clone(),
-            },
         })
     }
 
@@ -82,9 +93,5 @@ impl PlanArgs {
             })
         };
         self.plan_id.as_ref().map(parsed).transpose()
-    }
-
-    pub(super) const fn lock_wait(&self) -> Duration {
-        Duration::from_secs(self.lock_wait)
     }
 }

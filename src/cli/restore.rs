@@ -14,7 +14,7 @@ use crate::model::connection::Connection;
 use crate::model::kept::KeptRecord;
 use crate::model::target::TargetName;
 use crate::progress::Progress;
-use crate::restore::plan::Way;
+use crate::restore::plan::{Way, Wishes};
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
 
 const AFTER_HELP: &str = "\
@@ -87,7 +87,9 @@ struct Report<'a> {
 impl RestoreArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let (target, to) = self.to(&context.settings)?;
-        let (wishes, plan_id) = (self.plan.wishes(self.way())?, self.plan.plan_id()?);
+        let chosen = &self.plan.choices;
+        let wishes = Wishes::of(self.way(), &chosen.choices()?);
+        let plan_id = chosen.plan_id()?;
         let mut stages = context.settings.stages(context.clock).await?;
         let found = context
             .cancel

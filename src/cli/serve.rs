@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::service::{Service, timetable};
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
-use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs};
+use crate::config::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -20,9 +20,6 @@ Examples:
 It enqueues and never dumps: pgseal worker does the work. /api/docs shows every route. SIGTERM or Ctrl-C: it takes no new \
 request and finishes those at hand. Needs JWT_SECRET or a public key, REDIS_URL, DATABASE_URL, a store that is named, and a \
 catalog (pgseal migrate).";
-
-/// The target that DATABASE_URL names.
-const TARGET: &str = crate::model::target::TARGET_DEFAULT;
 
 /// Serve the API for administrators
 #[derive(Args, Debug)]
@@ -55,16 +52,23 @@ impl ServeArgs {
         }
         context.settings.require_named_store()?;
         let tokens = Tokens::new(rules(&self.tokens), self.tokens.key()?.expose_secret())?;
-        let database = config::connection(None, "DATABASE_URL")?;
+        let databases = context.settings.targets()?.connections()?;
+        let targets = databases.into_iter().map(|(name, connection)| {
+            let database = connection.database().to_owned();
+            (
+                name,
+                Target {
+                    database,
+                    connection,
+                },
+            )
+        });
+        let targets = targets.collect();
         let service = Service::open(&self.queue).await?;
         let parts = Parts {
             dispatch: service.dispatch,
             vault: context.settings.vault().await?,
-            target: Target {
-                name: TARGET.to_owned(),
-                database: database.database().to_owned(),
-                connection: database,
-            },
+            targets,
             timetable: timetable(&self.schedule)?,
             tokens,
             rules: Rules {

@@ -78,7 +78,7 @@ pub fn drill_server_if_named() -> Result<Option<Connection>, ConfigError> {
 
 /// Whether a database is named at all, by `DATABASE_URL` or its file.
 #[must_use]
-pub fn names_database() -> bool {
+pub(super) fn names_database() -> bool {
     ["DATABASE_URL", "DATABASE_URL_FILE"]
         .into_iter()
         .any(is_set)

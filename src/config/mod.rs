@@ -21,7 +21,7 @@ use clap::{Args, ValueEnum};
 
 pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
 pub use catalog::catalog_address;
-pub use database::{connection, drill_server, drill_server_if_named, names_database};
+pub use database::{connection, drill_server, drill_server_if_named};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
 pub use notify::NotifyArgs;
 pub use operate::{RetentionArgs, ScheduleArgs};

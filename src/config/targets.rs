@@ -113,6 +113,11 @@ impl Targets {
         self.sources.keys().map(pair).collect()
     }
 
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &TargetName> {
+        self.sources.keys()
+    }
+
     /// Refuses a name that no target has. Who only asks others for work needs no database of his own: the target
     /// `default` is always taken for theirs.
     ///

@@ -16,6 +16,7 @@ use crate::catalog::{
     BackupRequested, BackupRow, Cancelled, Catalog, CatalogError, Dependent, JobStatus, PendingJob,
     RestoreMode, RestoreRequested, RestoreRow, Safety, Task,
 };
+use crate::model::choices::Choices;
 use crate::model::ids::{BackupId, RestoreId};
 use crate::model::kind::BackupKind;
 use crate::queue::job::{Functions, Job};
@@ -76,6 +77,8 @@ pub struct RestoreWanted {
     pub mode: RestoreMode,
     /// Which earlier one it undoes, by [`RestoreMode::Rollback`].
     pub undoes: Option<RestoreId>,
+    /// What was chosen beside the mode.
+    pub choices: Choices,
     /// What is made before.
     pub safety_backup: SafetyBackup,
     /// Who.
@@ -157,6 +160,7 @@ impl Dispatch {
             target: wanted.target,
             mode: wanted.mode,
             undoes: wanted.undoes,
+            choices: wanted.choices,
             safety,
             requested_by: wanted.requested_by,
             time_limit: self.time_limit,

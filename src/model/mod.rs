@@ -2,6 +2,7 @@
 //! no clock and no randomness: both are arguments.
 
 pub mod alert;
+pub mod choices;
 pub mod connection;
 pub mod content_digest;
 pub mod digest;

@@ -24,7 +24,7 @@ use crate::model::target::{TARGET_DEFAULT, TargetName};
 use crate::progress::Progress;
 use crate::queue::consumer::{Ending as Told, Taken};
 use crate::queue::value::Value;
-use crate::restore::plan::Wishes;
+use crate::restore::plan::{PlanId, Way, Wishes};
 use crate::restore::{
     self, LOCK_WAIT_DEFAULT, Mode, RestoreError, RestoreRequest, Restored, Safety,
 };
@@ -291,12 +291,16 @@ impl Worker {
     /// What the row means: which backup, into what, and which safety backup was made for it.
     async fn restore_request(&self, row: &RestoreRow) -> Result<RestoreRequest, String> {
         let (to, _) = self.target(&row.target)?;
-        let mode = match row.mode {
-            RestoreMode::InPlace => Some(Mode::InPlace),
-            RestoreMode::Swap => Some(Mode::Swap),
-            RestoreMode::New => Some(Mode::New),
-            RestoreMode::Auto => None,
+        let way = match row.mode {
+            RestoreMode::InPlace => Way::InPlace,
+            RestoreMode::Swap => Way::Swap,
+            RestoreMode::New => Way::New,
+            RestoreMode::Auto => Way::Auto,
             RestoreMode::Rollback => return Err("a rollback restores no backup".to_owned()),
+        };
+        let plan = match &row.choices.plan_id {
+            Some(id) => Some(PlanId::parse(id).ok_or_else(|| format!("{id} is no plan's id"))?),
+            None => None,
         };
         let key = self.object_key(row.backup_id).await?;
         let entry = self.stages.vault.find(&Selector::Key(key)).await;
@@ -308,11 +312,11 @@ impl Worker {
             entry: entry.map_err(|error| explain(&error))?,
             to,
             target: TargetName::parse(&row.target).unwrap_or_default(),
-            mode,
+            mode: Mode::of(way),
             safety,
             limits: Limits::default(),
-            wishes: Wishes::default(),
-            plan: None,
+            wishes: Wishes::of(way, &row.choices),
+            plan,
             lock_wait: LOCK_WAIT_DEFAULT,
         })
     }

@@ -10,14 +10,14 @@ use crate::harness::equality::{Content, assert_same};
 use crate::harness::postgres::Postgres;
 use crate::harness::service::Service;
 
-const BACKUPS: &str = "/api/admin/backups";
+pub const BACKUPS: &str = "/api/admin/backups";
 
-fn at(id: i64, rest: &str) -> String {
+pub fn at(id: i64, rest: &str) -> String {
     format!("{BACKUPS}/{id}{rest}")
 }
 
 /// A complete backup, by its number.
-fn made(api: &Api) -> i64 {
+pub fn made(api: &Api) -> i64 {
     let made = api.json(202, "POST", BACKUPS, "");
     api.service.burst();
     made["id"].as_i64().unwrap()
@@ -216,111 +216,6 @@ fn a_restore_without_a_body_brings_everything_back_and_is_undone() {
     assert_eq!(api.ask("DELETE", &at(id, "?force=true"), "").status, 204);
     assert_eq!(api.service.restore(restore_id, "backup_id"), id.to_string());
     assert_eq!(api.ask("GET", &location, "").status, 200);
-}
-
-/// Row 84: a restore goes into a configured target alone, and is confirmed by its database's name where that is asked.
-#[test]
-fn a_restore_into_the_wrong_database_is_not_possible() {
-    let mut api = Api::start();
-    let id = made(&api);
-    let restore = at(id, "/restore");
-    let name = api.service.database.name.clone();
-    let refused = |api: &Api, code: &str, body: Value| {
-        api.problem(422, code, ("POST", &restore, &body.to_string()));
-    };
-    for target in ["other", "postgres://somebody@elsewhere/shop", ""] {
-        refused(&api, "target_unknown", json!({"target": target}));
-    }
-    // Another target's backup goes into this one only where that is said.
-    let named = |target: &str| {
-        let sql = format!("UPDATE pgseal.backups SET target = '{target}'");
-        api.service.catalog.psql(&sql);
-    };
-    named("shop");
-    refused(&api, "target_unknown", json!({}));
-    refused(&api, "target_unknown", json!({"plan": true}));
-    let plan = api.json(
-        200,
-        "POST",
-        &restore,
-        r#"{"plan": true, "target": "default"}"#,
-    );
-    assert_eq!(plan["target"], "default");
-    named("default");
-    refused(&api, "confirmation_required", json!({"safety": "skip"}));
-    refused(
-        &api,
-        "confirmation_wrong",
-        json!({"safety": "skip", "confirm": "shop2"}),
-    );
-    refused(
-        &api,
-        "confirmation_wrong",
-        json!({"confirm": name.to_uppercase()}),
-    );
-    for body in [
-        json!({"mode": "sideways"}),
-        json!({"mode": "rollback"}),
-        json!({"url": "postgres://x"}),
-        json!({"confirm": 1}),
-        json!([]),
-    ] {
-        api.problem(
-            400,
-            "invalid_request",
-            ("POST", &restore, &body.to_string()),
-        );
-    }
-    let plan = api.json(200, "POST", &restore, r#"{"plan": true}"#);
-    assert_eq!(
-        (&plan["database"], &plan["confirm"]),
-        (&json!(name), &Value::Null)
-    );
-    // What would happen to the database as it is now; nothing is asked for by that.
-    let changes = &plan["changes"];
-    assert_eq!(
-        (
-            &changes["to"]["database"],
-            &changes["asked"],
-            &changes["mode"]
-        ),
-        (&json!(name), &json!("auto"), &json!("swap")),
-        "{plan}"
-    );
-    assert_eq!(changes["is_possible"], true, "{plan}");
-    let shown = api.service.pgseal.json(&["show", "latest"]);
-    assert_eq!(
-        plan["tables_total"],
-        shown["tables"].as_array().unwrap().len()
-    );
-    assert_eq!(plan["tables"][0]["rows"], shown["tables"][0]["rows"]);
-    assert_eq!(
-        api.service
-            .catalog
-            .psql("SELECT count(*) FROM pgseal.restores"),
-        "0"
-    );
-
-    api.stop();
-    api.service.pgseal.set("BACKUP_RESTORE_CONFIRM", "required");
-    api.run();
-    api.problem(422, "confirmation_required", ("POST", &restore, ""));
-    let plan = api.json(
-        200,
-        "POST",
-        &restore,
-        r#"{"plan": true, "target": "default"}"#,
-    );
-    assert_eq!(plan["confirm"], json!(name));
-    let body = json!({"confirm": name, "target": "default", "safety": "skip", "mode": "in-place"});
-    let asked = api.json(202, "POST", &restore, &body.to_string());
-    assert_eq!(
-        (&asked["status"], &asked["safety_backup_id"]),
-        (&json!("pending"), &Value::Null)
-    );
-    let cancel = format!("{BACKUPS}/restores/{}/cancel", asked["id"]);
-    assert_eq!(api.json(202, "POST", &cancel, "")["status"], "cancelled");
-    api.problem(409, "already_ended", ("POST", &cancel, ""));
 }
 
 #[test]

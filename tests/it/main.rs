@@ -16,6 +16,7 @@ mod api;
 mod api_contract;
 mod api_downloads;
 mod api_hostile;
+mod api_restores;
 mod api_tokens;
 mod catalog;
 mod catalog_faults;

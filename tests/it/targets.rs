@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use crate::harness::api::Api;
 use crate::harness::cli::Pgseal;
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::fixture;
@@ -296,4 +297,82 @@ fn a_bad_file_is_refused_by_its_line_and_without_its_secrets() {
     ] {
         pgseal.fails(2, usage);
     }
+}
+
+/// Over the API each configured target is backed up and restored by its name, and confirmed by its own database's; the doctor
+/// looks at all of them.
+#[test]
+fn the_api_knows_every_target() {
+    let second = shop();
+    let server = Postgres::shared();
+    let mut service = Service::start();
+    with_targets(
+        &mut service.pgseal,
+        &format!("[targets.second]\nurl = \"{}\"\n", second.url),
+    );
+    let api = Api::of(service);
+    let service = &api.service;
+    let before = [&service.database, &second].map(|one| Content::of(server, &one.name));
+    let backups = "/api/admin/backups";
+    let other = r#"{"target": "third"}"#;
+    api.problem(422, "target_unknown", ("POST", backups, other));
+    let made = api.json(202, "POST", backups, r#"{"target": "second"}"#);
+    let of_default = api.json(202, "POST", backups, "");
+    assert_eq!(
+        (&made["target"], &of_default["target"]),
+        (&"second".into(), &"default".into())
+    );
+    let busy = r#"{"target": "second"}"#;
+    api.problem(409, "target_busy", ("POST", backups, busy));
+    service.burst();
+
+    // Where nothing is said, it goes where it came from, and is confirmed by that database's name.
+    second.psql("DELETE FROM events");
+    let restore = format!("{backups}/{}/restore", made["id"]);
+    let plan = api.json(200, "POST", &restore, r#"{"plan": true}"#);
+    assert_eq!(
+        (&plan["target"], &plan["database"]),
+        (&"second".into(), &second.name.as_str().into())
+    );
+    let wrong = format!(r#"{{"confirm": "{}"}}"#, service.database.name);
+    api.problem(422, "confirmation_wrong", ("POST", &restore, &wrong));
+    let right = format!(r#"{{"confirm": "{}"}}"#, second.name);
+    let asked = api.json(202, "POST", &restore, &right);
+    assert_eq!(asked["target"], "second");
+    service.burst();
+    let at = format!("{backups}/restores/{}", asked["id"]);
+    assert_eq!(api.json(200, "GET", &at, "")["status"], "completed");
+    assert_same(&before[1], &Content::of(server, &second.name));
+    assert_same(&before[0], &Content::of(server, &service.database.name));
+
+    // One of them cannot be reached: the others are looked at all the same.
+    let targets = format!(
+        "[targets.second]\nurl = \"{}\"\n[targets.gone]\nurl = \"postgres://nobody@127.0.0.1:1/gone\"\n",
+        second.url
+    );
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &service.database.url);
+    with_targets(&mut pgseal, &targets);
+    let run = pgseal.run(&["doctor", "--json"]);
+    assert_eq!(run.code, 5, "{run}");
+    let found: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    let servers: Vec<_> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|line| line["subject"] == "server")
+        .map(|line| {
+            (
+                line["target"].as_str().unwrap(),
+                line["severity"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        servers,
+        [("default", "ok"), ("gone", "PROBLEM"), ("second", "ok")]
+    );
+    let said = pgseal.run(&["doctor"]).stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("PROBLEM  gone: server: "), "{said}");
 }

@@ -23,6 +23,8 @@ pub use id::PlanId;
 pub(super) use look::{CarriedOut, look_closely, way};
 pub use look::{Subject, look};
 
+use crate::model::choices::Choices;
+pub use crate::model::choices::MissingRoles;
 use crate::model::manifest::Manifest;
 use crate::pg::TocEntry;
 use crate::pg::inspect::LiveObject;
@@ -59,19 +61,6 @@ impl Way {
     }
 }
 
-/// What becomes of roles that the backup names and the server does not have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum MissingRoles {
-    /// The restore is refused.
-    #[default]
-    Refuse,
-    /// They are made, without the right to log in.
-    Create,
-    /// Whatever has an owner belongs to the role that restores, and all grants are left out.
-    Skip,
-}
-
 /// What somebody decided before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -85,6 +74,23 @@ pub struct Wishes {
     pub accept_left_out: bool,
     /// Only these.
     pub selection: super::Selection,
+}
+
+impl Wishes {
+    /// What somebody chose for this way.
+    #[must_use]
+    pub fn of(way: Way, choices: &Choices) -> Self {
+        Self {
+            way,
+            missing_roles: choices.missing_roles,
+            role_map: choices.role_map.clone(),
+            accept_left_out: choices.accept_left_out,
+            selection: super::Selection {
+                tables: choices.tables.clone(),
+                schemas: choices.schemas.clone(),
+            },
+        }
+    }
 }
 
 /// An object of a plan.

@@ -8,6 +8,7 @@ use pgseal::catalog::{
     BackupRequested, BackupRow, Catalog, Claim, CreateDatabase, JobStatus, Lease, RestoreMode,
     RestoreRequested, Safety, Task, migrate,
 };
+use pgseal::model::choices::Choices;
 use pgseal::model::connection::Connection;
 use pgseal::model::digest::Sha256;
 use pgseal::model::ids::{BackupId, Uid};
@@ -57,6 +58,7 @@ pub fn restore_of(backup_id: BackupId, target: &str, safety: Safety) -> RestoreR
         target: target.to_owned(),
         mode: RestoreMode::InPlace,
         undoes: None,
+        choices: Choices::default(),
         safety,
         requested_by: "somebody".to_owned(),
         time_limit: Duration::from_secs(600),
