@@ -94,7 +94,7 @@ pub(super) struct ActRecord {
 }
 
 /// List who did what, newest first
-#[utoipa::path(get, path = "/api/admin/audit", tag = "audit", params(AuditParams), responses(
+#[utoipa::path(get, path = "/api/admin/audit", operation_id = "list_acts", tag = "audit", params(AuditParams), responses(
     (status = 200, description = "A page of acts", body = Page<ActRecord>)
 ))]
 pub(super) async fn list(

@@ -164,7 +164,7 @@ impl ListParams {
 }
 
 /// List backups, newest first
-#[utoipa::path(get, path = "/api/admin/backups", tag = "backups", params(ListParams), responses(
+#[utoipa::path(get, path = "/api/admin/backups", operation_id = "list_backups", tag = "backups", params(ListParams), responses(
     (status = 200, description = "A page of backups", body = Page<BackupRecord>)
 ))]
 pub(super) async fn list(
@@ -230,7 +230,7 @@ type Created = (StatusCode, [(HeaderName, String); 1], Json<BackupRecord>);
 /// Ask for a backup
 ///
 /// It is made by a worker. The same request under the same Idempotency-Key, within a day, is one backup.
-#[utoipa::path(post, path = "/api/admin/backups", tag = "backups", request_body = BackupBody,
+#[utoipa::path(post, path = "/api/admin/backups", operation_id = "create_backup", tag = "backups", request_body = BackupBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a request that may be sent twice one request", max_length = 255)),
     responses(
         (status = 202, description = "It is recorded, and a worker makes it", body = BackupRecord,
@@ -340,7 +340,7 @@ async fn known(
 }
 
 /// Look at a backup
-#[utoipa::path(get, path = "/api/admin/backups/{id}", tag = "backups",
+#[utoipa::path(get, path = "/api/admin/backups/{id}", operation_id = "show_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses((status = 200, description = "The backup", body = BackupRecord)))]
 pub(super) async fn show(
@@ -356,7 +356,7 @@ pub(super) async fn row(api: &Api, id: BackupId) -> Result<BackupRow, Problem> {
 }
 
 /// Look how far a backup is
-#[utoipa::path(get, path = "/api/admin/backups/{id}/status", tag = "backups",
+#[utoipa::path(get, path = "/api/admin/backups/{id}/status", operation_id = "backup_status", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses((status = 200, description = "How far it is", body = StatusRecord)))]
 pub(super) async fn status(
@@ -399,7 +399,7 @@ pub(super) struct Enqueued {
 /// Prove that a backup can be read
 ///
 /// A worker fetches it whole, compares its digests, opens it, and reads it to the end.
-#[utoipa::path(post, path = "/api/admin/backups/{id}/verify", tag = "backups",
+#[utoipa::path(post, path = "/api/admin/backups/{id}/verify", operation_id = "verify_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses(
         (status = 202, description = "It is in the queue", body = Enqueued),
@@ -433,7 +433,7 @@ pub(super) fn require_complete(row: &BackupRow) -> Result<ObjectKey, Problem> {
 ///
 /// A worker restores it on the server that BACKUP_DRILL_DATABASE_URL names, compares it with what was recorded, and drops it
 /// again. The verdict stands in the backup's `proof`.
-#[utoipa::path(post, path = "/api/admin/backups/{id}/drill", tag = "backups",
+#[utoipa::path(post, path = "/api/admin/backups/{id}/drill", operation_id = "drill_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses(
         (status = 202, description = "It is in the queue", body = Enqueued),
@@ -479,7 +479,7 @@ async fn send(
 ///
 /// One that is far smaller than the one before looks like one of the wrong database. Until somebody says that it is right,
 /// retention deletes nothing.
-#[utoipa::path(post, path = "/api/admin/backups/{id}/accept", tag = "backups",
+#[utoipa::path(post, path = "/api/admin/backups/{id}/accept", operation_id = "accept_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses(
         (status = 200, description = "It counts as good from now on", body = BackupRecord),
@@ -519,7 +519,7 @@ pub(super) async fn accept(
 /// End a backup's job
 ///
 /// At once where no worker has it yet; else the worker ends it within seconds.
-#[utoipa::path(post, path = "/api/admin/backups/{id}/cancel", tag = "backups",
+#[utoipa::path(post, path = "/api/admin/backups/{id}/cancel", operation_id = "cancel_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses(
         (status = 202, description = "It is cancelled, or its worker will hear of it", body = BackupRecord),
@@ -577,7 +577,7 @@ pub(super) struct DeleteParams {
 /// Delete a backup
 ///
 /// Every version of its object first, then its row. A deletion that was interrupted is gone on with by asking again.
-#[utoipa::path(delete, path = "/api/admin/backups/{id}", tag = "backups",
+#[utoipa::path(delete, path = "/api/admin/backups/{id}", operation_id = "delete_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1), DeleteParams),
     responses(
         (status = 204, description = "It is gone"),

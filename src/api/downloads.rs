@@ -35,7 +35,7 @@ enum Part {
 /// Download a backup's sealed object
 ///
 /// gpg -d opens it. One range of bytes may be asked for, so that a download that was cut goes on where it ended.
-#[utoipa::path(get, path = "/api/admin/backups/{id}/download", tag = "backups",
+#[utoipa::path(get, path = "/api/admin/backups/{id}/download", operation_id = "download_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1),
         ("Range" = Option<String>, Header, description = "One range, as bytes=1000-"),
         ("If-Range" = Option<String>, Header, description = "The ETag that the range is of")),

@@ -41,7 +41,7 @@ struct ProgressEvent {
 ///
 /// Events named progress, each with the status as JSON, whenever it changed; the last one is named end. The stream ends with
 /// the token.
-#[utoipa::path(get, path = "/api/admin/backups/{id}/events", tag = "backups",
+#[utoipa::path(get, path = "/api/admin/backups/{id}/events", operation_id = "follow_backup", tag = "backups",
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses((status = 200, description = "The events", body = ProgressEvent, content_type = "text/event-stream")))]
 pub(super) async fn follow(

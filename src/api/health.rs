@@ -38,7 +38,7 @@ pub(super) struct Readiness {
 }
 
 /// Whether the process lives
-#[utoipa::path(get, path = "/healthz", tag = "operation", responses(
+#[utoipa::path(get, path = "/healthz", operation_id = "alive", tag = "operation", responses(
     (status = 200, description = "It does", body = Alive)
 ))]
 pub(super) async fn alive() -> Result<Json<Alive>, Problem> {
@@ -49,7 +49,7 @@ pub(super) async fn alive() -> Result<Json<Alive>, Problem> {
 }
 
 /// Whether catalog, Redis and store answer
-#[utoipa::path(get, path = "/readyz", tag = "operation", responses(
+#[utoipa::path(get, path = "/readyz", operation_id = "ready", tag = "operation", responses(
     (status = 200, description = "All of them do", body = Readiness),
     (status = 503, description = "One of them does not", body = Readiness),
 ))]

@@ -19,7 +19,7 @@ const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Numbers for Prometheus
-#[utoipa::path(get, path = "/metrics", tag = "operation", responses(
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "operation", responses(
     (status = 200, description = "The numbers, in Prometheus' text format", body = String, content_type = "text/plain")
 ))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, Problem> {

@@ -120,7 +120,7 @@ fn refuse(operation: &mut Operation, refusals: &[(&str, &str)]) {
 }
 
 /// The description of the API
-#[utoipa::path(get, path = "/api/openapi.json", tag = "operation", responses(
+#[utoipa::path(get, path = "/api/openapi.json", operation_id = "description", tag = "operation", responses(
     (status = 200, description = "OpenAPI 3.1", body = serde_json::Value)
 ))]
 pub(super) async fn served() -> Result<impl IntoResponse, Problem> {
@@ -133,7 +133,7 @@ pub(super) async fn served() -> Result<impl IntoResponse, Problem> {
 }
 
 /// A page that shows the description
-#[utoipa::path(get, path = "/api/docs", tag = "operation", responses(
+#[utoipa::path(get, path = "/api/docs", operation_id = "page", tag = "operation", responses(
     (status = 200, description = "The page", body = String, content_type = "text/html")
 ))]
 pub(super) async fn page() -> Result<impl IntoResponse, Problem> {

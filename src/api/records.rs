@@ -51,6 +51,7 @@ pub(super) struct BackupRecord {
     /// `ok`, `CORRUPT`, `SUSPICIOUS` or `lost`.
     health: &'static str,
     health_reason: Option<String>,
+    /// When that was found, or a verification last found it unchanged.
     #[serde(with = "time::serde::rfc3339::option")]
     health_at: Option<OffsetDateTime>,
     /// `unproven`, `PROVEN`, `FAILED` or `UNVERIFIABLE`: whether it was restored to see.

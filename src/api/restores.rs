@@ -201,7 +201,7 @@ pub(super) struct PlannedTable {
 /// Restore a backup
 ///
 /// Behind a safety backup of what is there now. With plan it only says what would be done.
-#[utoipa::path(post, path = "/api/admin/backups/{id}/restore", tag = "restores", request_body = RestoreBody,
+#[utoipa::path(post, path = "/api/admin/backups/{id}/restore", operation_id = "restore_backup", tag = "restores", request_body = RestoreBody,
     params(("id" = i64, Path, description = "The backup's number", minimum = 1)),
     responses(
         (status = 200, description = "The plan alone", body = RestorePlan),
@@ -415,7 +415,7 @@ enum RestoreStatus {
 }
 
 /// List restores, newest first
-#[utoipa::path(get, path = "/api/admin/backups/restores", tag = "restores", params(RestoresParams), responses(
+#[utoipa::path(get, path = "/api/admin/backups/restores", operation_id = "list_restores", tag = "restores", params(RestoresParams), responses(
     (status = 200, description = "A page of restores", body = Page<RestoreRecord>)
 ))]
 pub(super) async fn list(
@@ -461,7 +461,7 @@ pub(super) async fn list(
 }
 
 /// Look at a restore
-#[utoipa::path(get, path = "/api/admin/backups/restores/{id}", tag = "restores",
+#[utoipa::path(get, path = "/api/admin/backups/restores/{id}", operation_id = "show_restore", tag = "restores",
     params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
     responses((status = 200, description = "The restore", body = RestoreRecord)))]
 pub(super) async fn show(
@@ -479,7 +479,7 @@ async fn restore_row(api: &Api, id: RestoreId) -> Result<RestoreRow, Problem> {
 /// End a restore's job
 ///
 /// At once where no worker has it yet; else the worker ends it, and the target stays as it was.
-#[utoipa::path(post, path = "/api/admin/backups/restores/{id}/cancel", tag = "restores",
+#[utoipa::path(post, path = "/api/admin/backups/restores/{id}/cancel", operation_id = "cancel_restore", tag = "restores",
     params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
     responses(
         (status = 202, description = "It is cancelled, or its worker will hear of it", body = RestoreRecord),
@@ -501,7 +501,7 @@ pub(super) async fn cancel(
 ///
 /// One with mode swap by the database that it set aside, in a moment; another one by restoring the safety backup that was
 /// made before it, behind a safety backup of what is there now.
-#[utoipa::path(post, path = "/api/admin/backups/restores/{id}/rollback", tag = "restores", request_body = RollbackBody,
+#[utoipa::path(post, path = "/api/admin/backups/restores/{id}/rollback", operation_id = "roll_restore_back", tag = "restores", request_body = RollbackBody,
     params(("id" = i64, Path, description = "The restore's number", minimum = 1)),
     responses(
         (status = 202, description = "A restore that undoes it is recorded, and a worker does it", body = RestoreRecord,

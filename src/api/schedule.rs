@@ -51,7 +51,7 @@ pub(super) struct Schedules {
 /// Look whether schedules are kept to
 ///
 /// A target without a schedule is not among them.
-#[utoipa::path(get, path = "/api/admin/schedules", tag = "schedules",
+#[utoipa::path(get, path = "/api/admin/schedules", operation_id = "list_schedules", tag = "schedules",
     responses((status = 200, description = "Each target's schedule", body = Schedules)))]
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Json<Schedules>, Problem> {
     let mut items = Vec::new();

@@ -174,6 +174,29 @@ impl Catalog {
         Ok(updated.map_err(self.failed(doing))?.rows_affected() > 0)
     }
 
+    /// Records what reading a backup's object to its end has shown, also where that was known before: `health_at` says since
+    /// when nobody has looked.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn record_verification(
+        &self,
+        id: BackupId,
+        health: Health,
+        reason: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        let doing = "record what a verification found";
+        let mut session = self.session(doing).await?;
+        let updated = sqlx::query!(
+            "UPDATE pgseal.backups SET health = $2, health_reason = $3, health_at = clock_timestamp() WHERE id = $1",
+            id.get(),
+            health.as_str(),
+            reason
+        );
+        let updated = updated.execute(&mut *session).await;
+        updated.map(drop).map_err(self.failed(doing))
+    }
+
     /// Records what a drill found, unless a later one is recorded already; whether that is news.
     ///
     /// # Errors

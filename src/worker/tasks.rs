@@ -448,12 +448,12 @@ impl Worker {
         let marked = self
             .dispatch
             .catalog
-            .mark_health(id, health, reason.as_deref())
+            .record_verification(id, health, reason.as_deref())
             .await;
         match (marked, reason) {
             (Err(error), _) => Ending::Failed(explain(&error)).or_retry(taken),
-            (Ok(_), Some(reason)) => Ending::Failed(reason),
-            (Ok(_), None) => verified_value(id, Health::Ok),
+            (Ok(()), Some(reason)) => Ending::Failed(reason),
+            (Ok(()), None) => verified_value(id, Health::Ok),
         }
     }
 

@@ -1,13 +1,15 @@
 //! The description of the API and the API are one: a file, and another program's opinion.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::harness::api::Api;
+use crate::harness::equality::{Content, assert_same};
+use crate::harness::postgres::Postgres;
 use crate::harness::service::Service;
-use crate::harness::{scale, tool};
+use crate::harness::{fixture, folder, run, scale, text, tool};
 
 /// How often each operation was answered by each status, as the log has it.
 fn answers(log: &str) -> BTreeMap<(String, String), BTreeMap<u16, usize>> {
@@ -47,8 +49,15 @@ fn the_description_in_the_repository_is_the_one_that_is_served() {
     let answer = api.bare("GET", "/api/openapi.json", &[], "");
     assert_eq!(answer.text(), current);
     let document: Value = serde_json::from_str(&current).unwrap();
+    let mut names = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
+            // What a generated client calls it.
+            let name = operation["operationId"].as_str().unwrap().to_owned();
+            assert!(
+                names.insert(name),
+                "{method} {path} is called as another one"
+            );
             let is_open = pgseal::api::OPEN.contains(&path.as_str());
             assert_eq!(operation["security"].is_null(), is_open, "{method} {path}");
             assert!(
@@ -118,4 +127,62 @@ fn schemathesis_finds_nothing() {
             assert!(count > 0, "{method} {route} was never asked");
         }
     }
+}
+
+/// A client that another program makes from the description backs up, restores and deletes, by its types alone.
+#[test]
+fn a_generated_client_works() {
+    let api = Api::start();
+    let (service, database) = (&api.service, &api.service.database);
+    let before = Content::of(Postgres::shared(), &database.name);
+    let worker = service.worker("of-the-client");
+    let tools = tool("openapi-python-client");
+    let folder = folder();
+    let settings = folder.path().join("settings.yaml");
+    std::fs::write(&settings, "post_hooks: []\n").unwrap();
+    let description = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+    let python = || {
+        let mut python = Command::new("python3");
+        let path = std::env::join_paths([tools.as_path(), folder.path()]).unwrap();
+        python
+            .env("PYTHONPATH", path)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        python
+    };
+    let said = text(
+        python()
+            .args([
+                "-m",
+                "openapi_python_client",
+                "generate",
+                "--meta",
+                "none",
+                "--fail-on-warning",
+            ])
+            .args([
+                "--path",
+                description,
+                "--config",
+                settings.to_str().unwrap(),
+            ])
+            .arg("--output-path")
+            .arg(folder.path().join("pgseal_client")),
+    );
+    assert!(!said.contains("WARNING"), "{said}");
+    let done = run(python()
+        .arg(fixture("api_client.py"))
+        .arg(format!("http://127.0.0.1:{}", api.port))
+        .args([&api.token, &database.name]));
+    let done: Value = serde_json::from_slice(&done).unwrap();
+    assert_same(&before, &Content::of(Postgres::shared(), &database.name));
+    assert_eq!(done["downloaded_sha256"], done["sha256"]);
+    assert_eq!(done["restore"]["mode"], "in-place");
+    assert_eq!(done["refused"], "confirmation_wrong");
+    assert_eq!(done["health"], "ok");
+    assert_eq!(done["restore"]["status"], "completed");
+    // Everything that it made is deleted again, by itself.
+    assert_eq!(done["left"], 0);
+    assert_eq!(service.listed(), Vec::<String>::new());
+    worker.signal(rustix::process::Signal::TERM);
+    worker.wait();
 }
