@@ -134,7 +134,9 @@ impl ExitStatus {
         }
         match error.downcast_ref::<RollbackError>() {
             Some(RollbackError::Prepare(_)) => return Self::Unprepared,
-            Some(RollbackError::Swap { .. }) => return Self::Failed,
+            Some(RollbackError::Swap { .. } | RollbackError::Unknown { .. }) => {
+                return Self::Failed;
+            }
             Some(_) => return Self::NotFound,
             None => {}
         }

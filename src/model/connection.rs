@@ -208,6 +208,16 @@ impl Connection {
         named
     }
 
+    /// The same, with one of the server's settings said when a session begins; beside those that the URL says.
+    #[must_use]
+    pub fn with_server_setting(&self, name: &str, value: &str) -> Self {
+        let mut set = self.clone();
+        let before = self.setting("options").unwrap_or_default();
+        let options = format!("{before} -c {name}={value}").trim().to_owned();
+        set.settings.insert("options", options.into());
+        set
+    }
+
     /// The same, with this password.
     #[must_use]
     pub fn with_password(self, password: String) -> Self {

@@ -216,6 +216,15 @@ pub enum PgError {
         /// Who is there.
         sessions: Vec<String>,
     },
+    /// The connection was lost before the answer to a change came, and the server could not be asked again.
+    #[error("the answer was lost, and the server does not say what became of it\nhint: {tell}")]
+    Unanswered {
+        /// How to find out.
+        tell: String,
+        /// How it was lost.
+        #[source]
+        source: Box<PgError>,
+    },
     /// `new` was asked for, and the database is there.
     #[error("database {0} exists already\nhint: choose another name, or --mode swap to replace it")]
     DatabaseExists(String),

@@ -14,6 +14,7 @@ use super::child::{Child, Spawn};
 use super::clients::Client;
 use super::dump::table_at_hand;
 use super::error::PgError;
+use super::row_check::{RowChecks, Splice};
 use crate::model::connection::Connection;
 use crate::progress::Progress;
 
@@ -45,6 +46,8 @@ pub struct Wanted<'a> {
     pub list: Option<&'a str>,
     /// Whose it is then.
     pub ownership: Ownership,
+    /// What is counted before a load in place is committed.
+    pub checks: Option<&'a RowChecks>,
 }
 
 /// A running pg_restore. Dropping it ends it, and with it the transaction it may be in.
@@ -53,6 +56,8 @@ pub struct Load {
     child: Child,
     /// `None` once the program closed it: it stops reading behind the last block it wants.
     stdin: Option<ChildStdin>,
+    /// What is put into the archive as it passes.
+    splice: Option<Splice>,
     /// The list that pg_restore works by; goes when the load is done.
     _list: Option<NamedTempFile>,
 }
@@ -89,6 +94,14 @@ impl Load {
             LoadMode::New(_) => wanted.list.map(str::to_owned),
             LoadMode::Check => None,
         };
+        let mut splice = None;
+        let list = list.map(|list| match (wanted.checks, mode) {
+            (Some(checks), LoadMode::InPlace(_, archive_list)) => {
+                splice = Some(checks.splice(archive_list));
+                checks.in_list(&list, archive_list)
+            }
+            _ => list,
+        });
         let list = list.map(|list| list_file(&list)).transpose();
         let list = list.map_err(PgError::Settings)?;
         let mut arguments = arguments(mode, list.as_ref());
@@ -109,6 +122,7 @@ impl Load {
         Ok(Self {
             child,
             stdin,
+            splice,
             _list: list,
         })
     }
@@ -118,6 +132,14 @@ impl Load {
     /// # Errors
     /// The pipe fails for another reason than that pg_restore closed it; why it did, [`Load::finish`] says.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), PgError> {
+        let spliced = match &mut self.splice {
+            Some(splice) => splice.pass(bytes).map_err(|_| PgError::Pipe {
+                operation: "add the row counts to the archive",
+                source: std::io::ErrorKind::InvalidData.into(),
+            })?,
+            None => None,
+        };
+        let bytes = spliced.as_deref().unwrap_or(bytes);
         let Some(stdin) = &mut self.stdin else {
             return Ok(());
         };

@@ -9,6 +9,7 @@ mod dump;
 mod error;
 pub mod inspect;
 mod load;
+mod row_check;
 mod toc;
 
 pub use archive::{
@@ -18,4 +19,5 @@ pub use clients::{Client, Clients, Search};
 pub use dump::{Dump, DumpCompression, DumpRequest};
 pub use error::{Blocker, Finding, PgError, Severity};
 pub use load::{Load, LoadMode, Ownership, Wanted};
+pub use row_check::RowChecks;
 pub use toc::{Toc, TocEntry, one_line};

@@ -146,6 +146,7 @@ async fn judge(
     }
     drilled.digests = request.depth == Depth::Content;
     let started = Instant::now();
+    let server = request.server.clone();
     let trial = restored_for_trial(stages, request, manifest, progress, cancel);
     let outcome = Box::pin(trial).await;
     drilled.took = started.elapsed();
@@ -165,6 +166,12 @@ async fn judge(
             };
             drilled.verdict = verdict;
             drilled.reason = Some(explain(&error));
+            if verdict == Verdict::Failed && is_of_pg_restore(&error) {
+                if let Some(why) = cannot_be_judged(&server).await {
+                    drilled.verdict = Verdict::Unverifiable;
+                    drilled.reason = Some(format!("{why}: {}", explain(&error)));
+                }
+            }
         }
     }
     Ok(drilled)
@@ -307,6 +314,34 @@ fn verdict_of_error(error: &RestoreError) -> Option<Verdict> {
             Some(Verdict::Unverifiable)
         }
         _ => None,
+    }
+}
+
+/// Whether it was pg_restore that failed to load, which is the server's fault or the archive's.
+fn is_of_pg_restore(error: &RestoreError) -> bool {
+    matches!(
+        error,
+        RestoreError::LoadNew(VaultError::Pg(PgError::Client { .. }))
+    )
+}
+
+/// Why what pg_restore said tells nothing about the backup; `None`: it was said in PostgreSQL's own words. The hint is for
+/// whoever drills, and a wrong FAILED would be worse than an honest "it cannot be told".
+async fn cannot_be_judged(server: &Connection) -> Option<String> {
+    let asked = async {
+        let mut session = inspect::maintenance_session(server).await?;
+        let language = inspect::language(&mut session).await?;
+        session.close().await;
+        Ok::<_, PgError>(language)
+    };
+    match asked.await {
+        Ok(language) if language.is_plain() || language.may_be_set => None,
+        Ok(language) => Some(format!(
+            "the server speaks {} and role {} may not change that, so it cannot be told whether the server or the backup is the reason (GRANT SET ON PARAMETER lc_messages TO that role, from PostgreSQL 15 on, lets it)",
+            language.locale,
+            server.role()
+        )),
+        Err(error) => Some(format!("the server cannot be asked any more ({error})")),
     }
 }
 

@@ -82,10 +82,14 @@ pub enum RestoreError {
         source: VaultError,
     },
     /// The new database could not be created, filled, finished or renamed.
-    #[error("restore into a new database; what was made of it was dropped again")]
+    #[error(
+        "restore into a new database; what was made of it was dropped again, unless a warning says otherwise"
+    )]
     New(#[source] PgError),
     /// The archive could not be loaded into the new database.
-    #[error("load the backup into a new database; what was made of it was dropped again")]
+    #[error(
+        "load the backup into a new database; what was made of it was dropped again, unless a warning says otherwise"
+    )]
     LoadNew(#[source] VaultError),
     /// The archive could not be loaded over the target; the server rolled everything back.
     #[error("load the backup over {database}: nothing was changed, the one transaction was rolled back{}", with_safety(safety.as_ref()))]
@@ -128,20 +132,59 @@ pub enum RestoreError {
         source: PgError,
     },
     /// The server went away when the swap was to be committed, and does not answer.
-    #[error(
-        "swap the databases: whether {database} was swapped is not known, because the server does not answer\n\
-         hint: once it does, pgseal doctor tells: where database {before} is there, it was{}", with_safety(safety.as_ref())
-    )]
+    #[error("swap the databases: whether {database} was swapped is not known{}", with_safety(safety.as_ref()))]
     SwapUnknown {
         /// The target.
         database: String,
-        /// What it is called now, if it was.
-        before: String,
         /// The safety backup's name.
         safety: Option<String>,
         /// Why.
         #[source]
         source: PgError,
+    },
+    /// The server went away when the new database was to get its name, and does not answer.
+    #[error("name the new database: whether it is {database} by now is not known")]
+    NewUnknown {
+        /// The target.
+        database: String,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server went away when the load was to be committed, and does not answer.
+    #[error("load the backup over {database}: whether that was committed is not known: {why}\nhint: {tell}{}", with_safety(safety.as_ref()))]
+    LoadUnknown {
+        /// The target.
+        database: String,
+        /// How to find out.
+        tell: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// How the load ended.
+        why: String,
+    },
+    /// pg_restore said that all went well, and it replaced nothing.
+    #[error(
+        "RESTORE FAILED: pg_restore ended well, but nothing of {database} was replaced\nhint: look at the pg_restore that was used: pgseal doctor names it{}", with_safety(safety.as_ref())
+    )]
+    NotLoaded {
+        /// The target.
+        database: String,
+        /// The safety backup's name.
+        safety: Option<String>,
+    },
+    /// The rows that were loaded over the target are not the recorded ones; the server rolled everything back.
+    #[error(
+        "load the backup over {database}: nothing was changed, the one transaction was rolled back, because its rows are not the backup's: {differs}{}",
+        with_safety(safety.as_ref())
+    )]
+    RowsInPlace {
+        /// The target.
+        database: String,
+        /// What differs.
+        differs: String,
+        /// The safety backup's name.
+        safety: Option<String>,
     },
     /// The server's disk has no room for a second database.
     #[error(
@@ -229,12 +272,18 @@ impl RestoreError {
         )
     }
 
-    /// Whether the target was changed by then.
+    /// Whether the target was changed by then, or may have been.
     #[must_use]
     pub const fn is_late(&self) -> bool {
+        matches!(self, Self::CountsInPlace { .. } | Self::Count { .. }) || self.is_unknown()
+    }
+
+    /// Whether the server went away with what became of it.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
         matches!(
             self,
-            Self::CountsInPlace { .. } | Self::Count { .. } | Self::SwapUnknown { .. }
+            Self::SwapUnknown { .. } | Self::NewUnknown { .. } | Self::LoadUnknown { .. }
         )
     }
 

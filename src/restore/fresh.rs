@@ -13,12 +13,9 @@ use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kept::{KeptRecord, LandingId};
 use crate::model::manifest::DatabaseFacts;
-use crate::pg::inspect::{self, Depth, Renaming, Session};
+use crate::pg::inspect::{self, Backend, Depth, Renaming, Session};
 use crate::pg::{LoadMode, PgError};
 use crate::progress::Progress;
-
-/// A server that went away in the middle may be back in so many tries, one a second, and lets what was made be dropped.
-const DROP_TRIES: u32 = 15;
 
 /// Fills a database under a working name, and gives it its name once its rows are the recorded ones.
 pub(super) async fn run(
@@ -35,8 +32,15 @@ pub(super) async fn run(
     let named = match filled {
         Ok(loaded) => {
             progress.start_stage("name the database");
-            let named = working.take_name(proven.to.database(), None).await;
-            named.map(|()| loaded).map_err(RestoreError::New)
+            let database = proven.to.database();
+            match working.take_name(database, None).await {
+                Ok(()) => Ok(loaded),
+                Err(source @ PgError::Unanswered { .. }) => Err(RestoreError::NewUnknown {
+                    database: database.to_owned(),
+                    source,
+                }),
+                Err(source) => Err(RestoreError::New(source)),
+            }
         }
         Err(error) => Err(error),
     };
@@ -47,6 +51,8 @@ pub(super) async fn run(
 pub(super) struct Working<'a> {
     pub(super) maintenance: Session,
     pub(super) record: KeptRecord,
+    /// The server's process of `maintenance`, which may go on when the connection is lost.
+    backend: Backend,
     name: String,
     to: Connection,
     facts: Option<&'a DatabaseFacts>,
@@ -63,31 +69,41 @@ impl<'a> Working<'a> {
         progress: &Progress,
     ) -> Result<Self, RestoreError> {
         progress.start_stage("create the database");
-        let mut maintenance = inspect::maintenance_session(&proven.to)
-            .await
-            .map_err(RestoreError::New)?;
+        let maintenance = inspect::maintenance_session(&proven.to).await;
+        let mut maintenance = maintenance.map_err(RestoreError::New)?;
+        let backend = Backend::of(&mut maintenance).await;
+        let backend = backend.map_err(RestoreError::New)?;
         let now = (stages.clock)();
         let id = LandingId::of(Uid::new(now));
         let mut record = KeptRecord::new(id, proven.to.database(), proven.fetched.name(), now);
         record.safety_backup = safety_backup;
         let name = record.name();
-        let warning = inspect::create_database(&mut maintenance, &name, facts)
-            .await
-            .map_err(RestoreError::New)?;
         let mut working = Self {
             to: proven.to.with_database(&name),
             maintenance,
-            name,
             record,
+            backend,
+            name,
             facts,
-            warnings: Vec::from_iter(warning),
+            warnings: Vec::new(),
         };
-        let recorded =
-            inspect::write_record(&mut working.maintenance, &working.name, &working.record).await;
-        match recorded {
+        match working.make().await {
             Ok(()) => Ok(working),
+            // It is another one's.
+            Err(error @ PgError::DatabaseExists(_)) => {
+                working.maintenance.close().await;
+                Err(RestoreError::New(error))
+            }
+            // Also where the answer was lost: it may have been made all the same.
             Err(error) => working.end(Err(RestoreError::New(error))).await,
         }
+    }
+
+    async fn make(&mut self) -> Result<(), PgError> {
+        let warning =
+            inspect::create_database(&mut self.maintenance, &self.name, self.facts).await?;
+        self.warnings.extend(warning);
+        inspect::write_record(&mut self.maintenance, &self.name, &self.record).await
     }
 
     /// Loads into it, compares, and gives it the properties that no archive holds.
@@ -101,7 +117,8 @@ impl<'a> Working<'a> {
     ) -> Result<Loaded, RestoreError> {
         let filled = async {
             progress.start_stage("load");
-            let loaded = load(proven, LoadMode::New(&self.to), stages, progress).await;
+            let to = self.speaking_plainly().await;
+            let loaded = load(proven, LoadMode::New(&to), None, stages, progress).await;
             let (plain_bytes, warnings) = loaded.map_err(RestoreError::LoadNew)?;
             self.warnings.extend(warnings);
             let given = roles::hand_over(&self.to, &proven.plan).await;
@@ -130,6 +147,16 @@ impl<'a> Working<'a> {
         filled.unwrap_or_else(|| Err(RestoreError::Interrupted(self.record.safety_backup.clone())))
     }
 
+    /// A drill judges by what pg_restore says; where this role may, it has the server say it untranslated.
+    async fn speaking_plainly(&mut self) -> Connection {
+        match inspect::language(&mut self.maintenance).await {
+            Ok(language) if language.may_be_set && !language.is_plain() => {
+                self.to.with_server_setting("lc_messages", "C")
+            }
+            _ => self.to.clone(),
+        }
+    }
+
     /// Makes it the database `name`, which another one may give up in the same moment.
     pub(super) async fn take_name(
         &mut self,
@@ -145,12 +172,12 @@ impl<'a> Working<'a> {
         inspect::rename_together(&mut self.maintenance, &renamings).await
     }
 
-    /// Closes what is done; of what failed, drops what was made.
+    /// Closes what is done; of what failed, drops what was made. Of what nobody knows, nothing is touched.
     pub(super) async fn end<T>(
         mut self,
         outcome: Result<T, RestoreError>,
     ) -> Result<T, RestoreError> {
-        if outcome.is_err() {
+        if outcome.as_ref().is_err_and(|error| !error.is_unknown()) {
             self.drop().await;
         }
         self.maintenance.close().await;
@@ -169,22 +196,29 @@ impl<'a> Working<'a> {
     }
 
     async fn drop(&mut self) {
-        for attempt in 1..=DROP_TRIES {
+        for attempt in 1..=inspect::ANSWER_TRIES {
             let error = match inspect::drop_database(&mut self.maintenance, &self.name).await {
                 Ok(()) => return,
                 Err(error) => error,
             };
-            if attempt == DROP_TRIES || error.is_refusal() {
+            if attempt == inspect::ANSWER_TRIES || error.is_refusal() {
                 tracing::warn!(%error, database = self.name,
                     "Restore left its unfinished database behind: pgseal kept drop removes it");
                 return;
             }
-            // The session may have ended with what failed.
+            // The session may have ended with what failed, and the server may still be at what it was told.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            match inspect::maintenance_session(&self.to).await {
-                Ok(session) => self.maintenance = session,
-                Err(error) => tracing::debug!(%error, "the server does not answer yet"),
+            if let Err(error) = self.reconnect().await {
+                tracing::debug!(%error, "the server does not answer yet");
             }
         }
+    }
+
+    async fn reconnect(&mut self) -> Result<(), PgError> {
+        let mut session = inspect::maintenance_session(&self.to).await?;
+        self.backend.end(&mut session).await?;
+        self.backend = Backend::of(&mut session).await?;
+        self.maintenance = session;
+        Ok(())
     }
 }

@@ -40,7 +40,7 @@ use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
 use crate::pg::inspect;
-use crate::pg::{Client, Codec, Load, LoadMode, Wanted, dumped_by, one_line};
+use crate::pg::{Client, Codec, Load, LoadMode, RowChecks, Wanted, dumped_by, one_line};
 use crate::progress::Progress;
 use crate::vault::{Entry, Fetched, Limits, VaultError};
 
@@ -392,6 +392,7 @@ fn require(plan: Plan, wanted: Option<&PlanId>) -> Result<Plan, RestoreError> {
 async fn load(
     proven: &Proven,
     mode: LoadMode<'_>,
+    checks: Option<&RowChecks>,
     stages: &Stages,
     progress: &Arc<Progress>,
 ) -> Result<(u64, Vec<String>), VaultError> {
@@ -401,6 +402,7 @@ async fn load(
     let wanted = Wanted {
         list: proven.carried_out.list.as_deref(),
         ownership: roles::ownership(&proven.plan),
+        checks,
     };
     let load = Load::start_of(&proven.client, mode, wanted, progress)?;
     let (opened, warnings) = stages

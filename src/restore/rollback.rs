@@ -40,8 +40,17 @@ pub enum RollbackError {
         kept: Vec<KeptRecord>,
     },
     /// The names could not be changed.
-    #[error("swap {database} back; unless the connection was lost, the databases are as they were")]
+    #[error("swap {database} back; the databases are as they were")]
     Swap {
+        /// The live database.
+        database: String,
+        /// Why.
+        #[source]
+        source: PgError,
+    },
+    /// The server went away when the names were to be changed, and does not answer.
+    #[error("swap {database} back: whether that was done is not known")]
+    Unknown {
         /// The live database.
         database: String,
         /// Why.
@@ -136,9 +145,12 @@ async fn swap_back(
     let renamings: Vec<Renaming<'_>> = aside_step.into_iter().chain([back_step]).collect();
     inspect::rename_together(session, &renamings)
         .await
-        .map_err(|source| RollbackError::Swap {
-            database: database.clone(),
-            source,
+        .map_err(|source| {
+            let database = database.clone();
+            match source {
+                PgError::Unanswered { .. } => RollbackError::Unknown { database, source },
+                source => RollbackError::Swap { database, source },
+            }
         })?;
     Ok(RolledBack {
         database,

@@ -4,7 +4,6 @@
 //! record from which a rollback needs nothing else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,9 +15,6 @@ use crate::model::manifest::DatabaseFacts;
 use crate::pg::PgError;
 use crate::pg::inspect::{self, Depth, Renaming, Session};
 use crate::progress::Progress;
-
-/// A server that went away at the commit is asked so often, once a second, what became of it.
-const ANSWER_TRIES: u32 = 15;
 
 /// Backs the target up, fills a database beside it, and swaps the two.
 pub(super) async fn run(
@@ -98,31 +94,13 @@ async fn swap(
         to: &before_name,
         comment: Some(&before_comment),
     };
-    let Err(source) = working.take_name(database, Some(aside)).await else {
-        return Ok(before);
-    };
-    // A connection that is lost at the commit leaves open what became of it; the names tell.
-    match has_swapped(proven, &before_name).await {
-        Some(true) => Ok(before),
-        Some(false) => Err(failed(source)),
-        None => Err(RestoreError::SwapUnknown {
+    match working.take_name(database, Some(aside)).await {
+        Ok(()) => Ok(before),
+        Err(source @ PgError::Unanswered { .. }) => Err(RestoreError::SwapUnknown {
             database: database.to_owned(),
-            before: before_name,
             safety,
             source,
         }),
+        Err(source) => Err(failed(source)),
     }
-}
-
-async fn has_swapped(proven: &Proven, before: &str) -> Option<bool> {
-    for _ in 0..ANSWER_TRIES {
-        if let Ok(mut session) = inspect::maintenance_session(&proven.to).await {
-            if let Ok(exists) = inspect::database_exists(&mut session, before).await {
-                session.close().await;
-                return Some(exists);
-            }
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    None
 }

@@ -3,6 +3,7 @@
 use crate::harness::catalog::{backup_of, catalog_in};
 use crate::harness::cli::Pgseal;
 use crate::harness::postgres::{Database, Postgres};
+use crate::harness::service::Service;
 
 fn tables(shown: &serde_json::Value) -> Vec<String> {
     let tables = shown["tables"].as_array().unwrap().iter();
@@ -95,4 +96,57 @@ fn a_schema_of_that_name_that_is_no_catalog_is_dumped() {
     let beside = server.name("own_pgseal_beside");
     pgseal.ok(&["restore", "latest", "--to", &beside.url, "--mode", "new"]);
     assert_eq!(beside.psql("SELECT n FROM pgseal.backups"), "7");
+}
+
+/// Jobs that were made since the backup are still there when the database has been restored, in place by itself; a swap,
+/// which would leave them behind, is refused; and how each ended is recorded.
+#[test]
+fn a_restore_job_over_the_catalog_s_own_database_is_recorded_in_it() {
+    let mut service = Service::start();
+    service
+        .pgseal
+        .set("CATALOG_DATABASE_URL", &service.database.url);
+    service.catalog = Postgres::shared().exactly(&service.database.name);
+    service.pgseal.ok(&["migrate"]);
+    let rows = |service: &Service| {
+        service
+            .database
+            .psql("SELECT count(*) FROM customers WHERE name = 'gone'")
+    };
+    let (backup, _) = service.enqueue_backup();
+    service.burst();
+    let (since, _) = service.enqueue_backup();
+    service.burst();
+    service.database.psql("UPDATE customers SET name = 'gone'");
+    assert_ne!(rows(&service), "0");
+    let ask = |service: &Service, mode: &str| {
+        let backup = backup.to_string();
+        let asked = service
+            .pgseal
+            .json(&["enqueue", "restore", &backup, "--mode", mode]);
+        service.burst();
+        asked["restore_id"].as_i64().unwrap()
+    };
+    let swapped = ask(&service, "swap");
+    assert_eq!(service.restore(swapped, "status"), "failed");
+    let error = service.restore(swapped, "error");
+    assert!(error.contains("CATALOG_DATABASE_URL"), "{error}");
+    assert_ne!(rows(&service), "0");
+
+    let restored = ask(&service, "auto");
+    assert_eq!(
+        service.restore(restored, "status"),
+        "completed",
+        "{}",
+        service.restore(restored, "error")
+    );
+    assert_eq!(rows(&service), "0");
+    for id in [backup, since] {
+        assert_eq!(service.backup(id, "status"), "completed");
+    }
+    assert_eq!(service.restore(swapped, "status"), "failed");
+    // And it goes on with the same catalog.
+    let (next, _) = service.enqueue_backup();
+    service.burst();
+    assert_eq!(service.backup(next, "status"), "completed");
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::cli::{Pgseal, clients};
+use crate::harness::equality::{Content, assert_same};
 use crate::harness::fixture;
 use crate::harness::postgres::{Database, Postgres};
 
@@ -91,6 +92,9 @@ fn a_dump_that_misses_rows_is_found_out() {
             .iter()
             .any(|name| name.starts_with("misses_copy"))
     );
+    // In place it is found out before the commit, so that nothing of it comes to be.
+    source.psql("UPDATE u SET one = 2");
+    let before = Content::of(server, &source.name);
     let said = pgseal.fails(
         1,
         &[
@@ -103,7 +107,43 @@ fn a_dump_that_misses_rows_is_found_out() {
         ],
     );
     assert!(
-        said.contains("RESTORE FAILED") && said.contains("backup_pre_restore_"),
+        said.contains("public.t has 90 rows, the backup 100")
+            && said.contains("nothing was changed")
+            && said.contains("backup_pre_restore_"),
+        "{said}"
+    );
+    assert_same(&before, &Content::of(server, &source.name));
+}
+
+/// The same where the rows are those of partitions, which are counted together.
+#[test]
+fn a_partition_that_misses_rows_is_found_out_before_the_commit() {
+    let server = Postgres::shared();
+    let source = server.create_database("misses_part");
+    source.psql(
+        "CREATE TABLE p (i integer) PARTITION BY RANGE (i); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (50);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (50) TO (200); INSERT INTO p SELECT generate_series(0, 99)",
+    );
+    let script = "for a do shift; case $a in --snapshot=*) ;; *) set -- \"$@\" \"$a\";; esac; done\n\
+        PGOPTIONS='-c default_transaction_read_only=off' /usr/lib/postgresql/15/bin/psql -qXc 'DELETE FROM p WHERE i > 95'\n\
+        exec \"$REAL\" \"$@\"";
+    let programs = clients(Some(script), None);
+    let mut pgseal = Pgseal::new();
+    pgseal.ok(&["backup", &source.url]);
+    let whole = [
+        "restore",
+        "latest",
+        "--to",
+        &source.url,
+        "--mode",
+        "in-place",
+    ];
+    assert_eq!(pgseal.json(&whole)["rows_compared"], 100);
+    pgseal.with_clients(programs.path());
+    pgseal.ok(&["backup", &source.url]);
+    let said = pgseal.fails(1, &whole);
+    assert!(
+        said.contains("all partitions together has 96 rows, the backup 100"),
         "{said}"
     );
 }

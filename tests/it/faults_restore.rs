@@ -8,11 +8,13 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::generated::dice::Dice;
 use crate::harness::cli::{Pgseal, Running, clients};
 use crate::harness::equality::{Content, assert_same};
+use crate::harness::link::Link;
 use crate::harness::postgres::{Database, Postgres};
 use crate::harness::s3::{Action, S3Server};
-use crate::harness::somebody::Somebody;
+use crate::harness::somebody::{Somebody, until};
 use crate::harness::watch::descendants;
 use crate::harness::{folder, scale};
 use crate::swap::Kept;
@@ -65,7 +67,12 @@ impl<'a> Scene<'a> {
     }
 
     fn restore(&self, pgseal: &Pgseal, mode: &str) -> Running {
-        let to = &self.to(mode).url;
+        self.restore_by(pgseal, mode, self.server.port())
+    }
+
+    /// Over another port, where something stands between.
+    fn restore_by(&self, pgseal: &Pgseal, mode: &str, port: u16) -> Running {
+        let to = &self.to(mode).url_by(port);
         // Said with all its steps, so that a fault can be timed by them.
         let mut arguments = vec!["restore", "latest", "--to", to, "--mode", mode, "-vv"];
         if mode != "new" {
@@ -198,22 +205,39 @@ enum Fault {
     KillChild,
     /// A person presses Ctrl-C.
     Interrupt,
+    /// The line to the server is cut, and is back at once.
+    Cut,
+    /// The line to the server is cut, and is back only when pgseal has given up.
+    CutForGood,
 }
 
 impl Fault {
+    const ALL: [Self; 6] = [
+        Self::Kill,
+        Self::Terminate,
+        Self::KillChild,
+        Self::Interrupt,
+        Self::Cut,
+        Self::CutForGood,
+    ];
+
     /// All of it in the soak; of what is alike, one in the quick tests.
-    fn is_tried(self, mode: &str, step: &str) -> bool {
+    fn is_tried(self, mode: &str, step: &str, chosen: &str) -> bool {
         let is_last = ["name the database", "swap the databases", "analyze"].contains(&step);
         let is_quick = match self {
             Self::Kill => mode == "swap" || step == "load" || is_last,
+            Self::Cut => step == chosen,
+            Self::CutForGood => false,
             _ => mode != "new" && step == "load",
         };
         scale(is_quick.into(), 1) == 1
     }
 
-    fn happen(self, scene: &Scene<'_>, running: &Running) {
+    fn happen(self, scene: &Scene<'_>, running: &Running, link: &Link) {
         match self {
             Self::Kill => running.signal(Signal::KILL),
+            // By the next answer, if there is one.
+            Self::Cut | Self::CutForGood => link.cut_after_more(0),
             Self::Interrupt => running.signal(Signal::INT),
             Self::Terminate => {
                 scene.server.psql(
@@ -242,28 +266,38 @@ fn a_restore_that_is_cut_off_anywhere_leaves_the_old_or_the_new() {
     let mut pgseal = Pgseal::new();
     let scene = Scene::new(&server, &mut pgseal, "cut_off");
     let mut outcomes = std::collections::BTreeMap::new();
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut dice = Dice::new(seed);
     for (mode, steps) in STEPS {
+        let chosen = dice.one_of(steps);
         for step in steps {
-            for fault in [
-                Fault::Kill,
-                Fault::Terminate,
-                Fault::KillChild,
-                Fault::Interrupt,
-            ] {
-                if !fault.is_tried(mode, step) {
+            for fault in Fault::ALL {
+                if !fault.is_tried(mode, step, chosen) {
                     continue;
                 }
                 let said = format!("{mode}, {step}, {fault:?}");
-                let mut running = scene.restore(&pgseal, mode);
+                let link = Link::cut_after(server.port(), u64::MAX);
+                let mut running = scene.restore_by(&pgseal, mode, link.port);
                 assert!(
                     running.until_said(&stage(step)),
                     "{said}: {}",
                     running.wait()
                 );
-                fault.happen(&scene, &running);
+                fault.happen(&scene, &running, &link);
+                if fault == Fault::Cut {
+                    until("the cut, or the end", || {
+                        link.is_cut() || !running.is_running()
+                    });
+                    link.mend();
+                }
                 let ended = running.wait();
+                link.mend();
                 settle(&scene, &said);
                 let is_backup = scene.is_whole(&said);
+                if mode == "in-place" && ended.stderr.contains("nothing was changed, the one") {
+                    assert!(!is_backup, "{said}: {ended}");
+                }
                 if ended.code == 0 && mode != "new" {
                     assert!(is_backup, "{said}: {ended}");
                 }
@@ -312,6 +346,7 @@ fn killed_between_the_two_renames_nothing_has_happened() {
     let mut pgseal = Pgseal::new();
     let scene = Scene::new(&server, &mut pgseal, "between");
     let elsewhere = server.create_database("holds");
+    let link = Link::cut_after(server.port(), u64::MAX);
     for fault in [Fault::Kill, Fault::Terminate] {
         let mut running = scene.restore(&pgseal, "swap");
         assert!(running.until_said(&stage("analyze")));
@@ -329,7 +364,7 @@ fn killed_between_the_two_renames_nothing_has_happened() {
         while server.psql("postgres", waits) == "0" {
             std::thread::sleep(Duration::from_millis(5));
         }
-        fault.happen(&scene, &running);
+        fault.happen(&scene, &running, &link);
         holder.says("ROLLBACK;");
         drop(holder);
         let ended = running.wait();

@@ -4,11 +4,13 @@
 //! Each case is seen to end pg_restore by itself first, so that the check is about something real.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::cli::Pgseal;
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::postgres::{Database, Postgres};
+use crate::harness::somebody::until;
 
 const SHOP: &str = "CREATE SCHEMA shop;
     CREATE TABLE shop.customers (id serial PRIMARY KEY, name text);
@@ -268,6 +270,51 @@ fn survivors_and_losses_are_named() {
         &changed.before,
         &Content::of(changed.server, &changed.database.name),
     );
+}
+
+/// What the application writes in the moment of the commit is no loss: the rows were counted before.
+#[test]
+fn writes_right_behind_the_commit_are_no_difference() {
+    let changed = changed("hammered", "", "DELETE FROM orders WHERE id > 50");
+    let stop = AtomicBool::new(false);
+    let restored = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // A table that is not there for a moment is no reason to stop.
+                    let mut psql = changed.server.client("psql", &changed.database.name);
+                    let hammer = "INSERT INTO orders (total) VALUES (-1); DELETE FROM orders WHERE id = (SELECT min(id) FROM orders WHERE total >= 0 AND id <= 30)";
+                    let mut arguments = vec!["-Xq"];
+                    for _ in 0..20 {
+                        arguments.extend(["-c", hammer]);
+                    }
+                    let _output = psql.args(arguments).output().unwrap();
+                }
+            });
+        }
+        let run = changed.pgseal.run(&[
+            "restore",
+            "latest",
+            "--to",
+            &changed.database.url,
+            "--mode",
+            "in-place",
+            "--json",
+        ]);
+        // It is not over before somebody has written behind the restore.
+        let written = "SELECT count(*) FROM orders WHERE total < 0 OR id <= 30";
+        until("a write behind the commit", || {
+            run.code != 0 || changed.database.psql(written) != "30"
+        });
+        stop.store(true, Ordering::Relaxed);
+        run
+    });
+    assert_eq!(restored.code, 0, "{restored}");
+    let restored: serde_json::Value = serde_json::from_slice(&restored.stdout).unwrap();
+    assert_eq!(restored["rows_compared"], 120);
+    // What nobody deleted since is there.
+    let kept = "SELECT count(*) FROM orders WHERE total >= 0 AND id > 30";
+    assert_eq!(changed.database.psql(kept), "70");
 }
 
 /// A plan is carried out only while the database is the one that it was made for.

@@ -7,7 +7,7 @@ use crate::harness::postgres::{Database, MAJORS, Postgres, bin_dir_of};
 use crate::harness::{fixture, run, text};
 
 /// pgseal that finds the client programs of these majors, and Debian's own, which are always found.
-fn pgseal_with(majors: &[u32]) -> Pgseal {
+pub fn pgseal_with(majors: &[u32]) -> Pgseal {
     let folders: Vec<_> = majors.iter().map(|major| bin_dir_of(*major)).collect();
     let mut pgseal = Pgseal::new();
     pgseal.set("BACKUP_PG_BINDIRS", std::env::join_paths(folders).unwrap());
@@ -15,7 +15,7 @@ fn pgseal_with(majors: &[u32]) -> Pgseal {
 }
 
 /// A database with what life brings and what this version newly has.
-fn lively(server: &'static Postgres, prefix: &str) -> Database<'static> {
+pub fn lively(server: &'static Postgres, prefix: &str) -> Database<'static> {
     let database = server.database_from(prefix, &fixture("life.sql"), &[]);
     run(server
         .client("psql", &database.name)

@@ -39,6 +39,14 @@ pub async fn create_database(
     let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", identifier(name));
     let mut warning = None;
     if let Some(facts) = facts {
+        // From its beginning: schema public is the database's owner's, and what belongs to him may be made only there.
+        if may_give_to(maintenance, &facts.owner).await? {
+            sql = format!(
+                "CREATE DATABASE {} OWNER {} TEMPLATE template0",
+                identifier(name),
+                identifier(&facts.owner)
+            );
+        }
         sql.push_str(&locale_clauses(facts, maintenance.server().major()));
         if let Some(tablespace) = &facts.tablespace {
             if may_use_tablespace(maintenance, tablespace).await? {

@@ -1,11 +1,13 @@
 //! What is asked of a server over a session of our own: the only SQL that runs in the user's database.
 
 mod acl;
+mod answer;
 mod catalog_schema;
 mod counts;
 mod database;
 mod inventory;
 mod kept;
+mod language;
 mod live;
 mod lock;
 mod preflight;
@@ -17,6 +19,7 @@ mod swap;
 mod target;
 mod waiting;
 
+pub use answer::{ANSWER_TRIES, Backend, Relations, relations};
 pub use catalog_schema::catalog_schemas;
 pub use counts::{Compared, Depth, Table, compare_counts, count_rows, tables, uncounted};
 pub use database::{apply_properties, create_database, database_exists, drop_database};
@@ -24,6 +27,7 @@ pub use inventory::{inventory, large_objects};
 pub use kept::{
     KeptDatabase, database_comment, drop_unused_database, kept_databases, write_record,
 };
+pub use language::{Language, language};
 pub use live::{Fixed, Hold, Live, LiveColumn, LiveObject, ObjectId, live};
 pub use lock::{TargetLock, holder, maintenance_session};
 pub use preflight::{preflight_dump, preflight_restore, require_unpooled};

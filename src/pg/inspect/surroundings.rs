@@ -1,6 +1,8 @@
 //! What surrounds a database on its server: the role that restores, who is connected, what hangs on the database itself,
 //! and how much fits.
 
+use std::collections::BTreeSet;
+
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -21,7 +23,9 @@ pub struct Surroundings {
     /// It may create roles.
     pub may_create_roles: bool,
     /// Those roles whose objects it may give away and make, itself among them; a superuser all of them.
-    pub acts_for: std::collections::BTreeSet<String>,
+    pub acts_for: BTreeSet<String>,
+    /// Those roles that may do everything.
+    pub superusers: BTreeSet<String>,
     /// Locks that the server's table holds.
     pub locks_max: u64,
     /// Those that others hold.
@@ -68,7 +72,9 @@ pub struct LiveDatabase {
 /// # Errors
 /// The server refuses.
 pub async fn surroundings(session: &mut Session, database: &str) -> Result<Surroundings, PgError> {
-    let rows = session.rows(DOING, OF_SERVER).await?;
+    let rows = session
+        .rows(DOING, &of_server_sql(session.server().major()))
+        .await?;
     let failed = |source| PgError::Query {
         doing: DOING,
         source,
@@ -132,6 +138,7 @@ fn of_server(row: &PgRow) -> Result<Surroundings, sqlx::Error> {
         locks_held: unsigned(row, 5)?,
         locks_per_transaction: unsigned(row, 6)?,
         acts_for: row.try_get::<Vec<String>, _>(7)?.into_iter().collect(),
+        superusers: row.try_get::<Vec<String>, _>(8)?.into_iter().collect(),
         database: None,
     })
 }
@@ -154,11 +161,18 @@ fn of_database(row: &PgRow) -> Result<LiveDatabase, sqlx::Error> {
     })
 }
 
-/// The lock table has room for so many locks of each transaction that could be open (manual, section 20.12).
-const OF_SERVER: &str = "SELECT r.rolname::text, r.rolsuper, r.rolsuper OR r.rolcreatedb, r.rolsuper OR r.rolcreaterole, \
-        current_setting('max_locks_per_transaction')::bigint \
-            * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint), \
-        (SELECT count(*) FROM pg_locks l WHERE NOT l.fastpath AND l.pid <> pg_backend_pid() AND l.locktype <> 'virtualxid'), \
-        current_setting('max_locks_per_transaction')::bigint, \
-        ARRAY(SELECT o.rolname::text FROM pg_roles o WHERE pg_has_role(o.oid, 'MEMBER')) \
-    FROM pg_roles r WHERE r.rolname = current_user";
+/// The lock table has room for so many locks of each transaction that could be open (manual, section 20.12). From 16 on,
+/// a member of a role may give something to it only where the membership says so.
+fn of_server_sql(major: u32) -> String {
+    let may_act = if major >= 16 { "SET" } else { "MEMBER" };
+    format!(
+        "SELECT r.rolname::text, r.rolsuper, r.rolsuper OR r.rolcreatedb, r.rolsuper OR r.rolcreaterole, \
+            current_setting('max_locks_per_transaction')::bigint \
+                * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint), \
+            (SELECT count(*) FROM pg_locks l WHERE NOT l.fastpath AND l.pid <> pg_backend_pid() AND l.locktype <> 'virtualxid'), \
+            current_setting('max_locks_per_transaction')::bigint, \
+            ARRAY(SELECT o.rolname::text FROM pg_roles o WHERE pg_has_role(o.oid, '{may_act}')), \
+            ARRAY(SELECT o.rolname::text FROM pg_roles o WHERE o.rolsuper) \
+        FROM pg_roles r WHERE r.rolname = current_user"
+    )
+}

@@ -6,11 +6,13 @@
 //! dies before the commit has changed nothing. `ALLOW_CONNECTIONS` is never touched, so nothing is left to undo.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use sqlx::Row as _;
 use tokio::time::Instant;
 
+use super::answer::Backend;
 use super::catalog_schema::catalog_schemas;
 use super::database::{comment_statement, identifier};
 use super::session::Session;
@@ -19,6 +21,9 @@ use crate::pg::error::{Finding, PgError};
 
 /// Sessions that cannot be ended in so long are not going to end; everybody else waits for the database meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The statements wait for locks and sessions, 20 seconds in all; whoever does not answer in so long has gone away.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+const RENAME: &str = "rename the databases";
 /// Between two looks at who is connected.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -35,13 +40,18 @@ pub struct Renaming<'a> {
 
 /// Renames databases, in order: all of them or none. Whoever is connected to one of them is disconnected.
 ///
+/// Where the answer is lost, the server is asked again, over a new session that takes the place of `maintenance`, what is
+/// true: a database keeps its object id, whatever it is called.
+///
 /// # Errors
-/// [`PgError::Occupied`]: sessions could not be ended in time. Any other error leaves open whether the commit arrived
-/// where the connection was lost; the names tell.
+/// [`PgError::Occupied`]: sessions could not be ended in time. [`PgError::Unanswered`]: the server does not answer, so that
+/// nobody knows. Any other error: no name was changed.
 pub async fn rename_together(
     maintenance: &mut Session,
     renamings: &[Renaming<'_>],
 ) -> Result<(), PgError> {
+    let oids = identities(maintenance, renamings).await?;
+    let backend = Backend::of(maintenance).await?;
     let mut ender = Ender {
         session: Session::connect(maintenance.connection()).await?,
         names: renamings
@@ -52,21 +62,103 @@ pub async fn rename_together(
     };
     let until = Instant::now() + PATIENCE;
     let renamed = loop {
+        // Whatever happens to the ender, the transaction is never left in the middle.
         let renamed = tokio::select! {
-            renamed = transaction(maintenance, renamings) => renamed,
-            failed = ender.end_sessions() => Err(failed),
+            renamed = tokio::time::timeout(ANSWER_WAIT, transaction(maintenance, renamings)) => renamed,
+            never = ender.end_sessions() => match never {},
         };
-        match renamed {
-            Err(error) if is_occupied(&error) => {
-                if Instant::now() >= until {
-                    break Err(ender.who_stays(renamings[0].from).await);
-                }
+        let error = match renamed {
+            Ok(Ok(())) => break Ok(()),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => PgError::Query {
+                doing: RENAME,
+                source: sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+            },
+        };
+        if is_occupied(&error) {
+            if Instant::now() < until {
+                continue;
             }
-            renamed => break renamed,
+            break Err(ender.who_stays(renamings[0].from).await);
         }
+        if error.is_refusal() {
+            break Err(error);
+        }
+        break after_lost_answer(maintenance, &backend, renamings, &oids, error).await;
     };
     ender.session.close().await;
     renamed
+}
+
+/// The object ids of the databases that change their names.
+async fn identities(
+    maintenance: &mut Session,
+    renamings: &[Renaming<'_>],
+) -> Result<Vec<i64>, PgError> {
+    let doing = "look at the databases that are to be renamed";
+    let sql = "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = $1";
+    let mut oids = Vec::new();
+    for renaming in renamings {
+        let oid: Result<Option<i64>, _> = sqlx::query_scalar(sql)
+            .persistent(false)
+            .bind(renaming.from)
+            .fetch_optional(&mut maintenance.inner)
+            .await;
+        let oid = oid.map_err(|source| PgError::Query { doing, source })?;
+        oids.push(oid.ok_or_else(|| PgError::NoSuchDatabase(renaming.from.to_owned()))?);
+    }
+    Ok(oids)
+}
+
+/// What became of the renaming whose answer was lost.
+async fn after_lost_answer(
+    maintenance: &mut Session,
+    backend: &Backend,
+    renamings: &[Renaming<'_>],
+    oids: &[i64],
+    lost: PgError,
+) -> Result<(), PgError> {
+    tracing::warn!(error = %lost, "The answer to the renaming was lost; the server is asked what is true");
+    match are_renamed(maintenance, backend, renamings, oids).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(lost),
+        Err(error) => {
+            tracing::warn!(%error, "The server does not say what became of the renaming");
+            let Renaming { from, to, .. } = renamings[0];
+            let oid = oids[0];
+            Err(PgError::Unanswered {
+                tell: format!(
+                    "once it does, run in database postgres: SELECT datname FROM pg_database WHERE oid = {oid}; \
+                     where it says {to}, it was done, and where it says {from}, nothing was changed; pgseal kept list shows what was left"
+                ),
+                source: Box::new(lost),
+            })
+        }
+    }
+}
+
+async fn are_renamed(
+    maintenance: &mut Session,
+    backend: &Backend,
+    renamings: &[Renaming<'_>],
+    oids: &[i64],
+) -> Result<bool, PgError> {
+    *maintenance = backend.settled(maintenance.connection()).await?;
+    let doing = "look for what the databases are called";
+    let sql = "SELECT count(*) FROM pg_catalog.pg_database d \
+        JOIN unnest($1::bigint[], $2::text[]) w(oid, name) ON w.oid = d.oid::bigint AND w.name = d.datname::text";
+    let names: Vec<String> = renamings
+        .iter()
+        .map(|renaming| renaming.to.to_owned())
+        .collect();
+    let renamed: Result<i64, _> = sqlx::query_scalar(sql)
+        .persistent(false)
+        .bind(oids)
+        .bind(names)
+        .fetch_one(&mut maintenance.inner)
+        .await;
+    let renamed = renamed.map_err(|source| PgError::Query { doing, source })?;
+    Ok(usize::try_from(renamed) == Ok(oids.len()))
 }
 
 async fn transaction(maintenance: &mut Session, renamings: &[Renaming<'_>]) -> Result<(), PgError> {
@@ -85,9 +177,11 @@ async fn transaction(maintenance: &mut Session, renamings: &[Renaming<'_>]) -> R
     }
     statements.push("COMMIT".to_owned());
     for statement in statements {
-        if let Err(error) = maintenance.run("rename the databases", &statement).await {
-            // Where this fails as well, the session is gone, and its transaction with it.
-            let _undone = maintenance.run("rename the databases", "ROLLBACK").await;
+        if let Err(error) = maintenance.run(RENAME, &statement).await {
+            // A session that is gone took its transaction along, or its commit is under way: that is looked at.
+            if error.is_refusal() {
+                let _undone = maintenance.run(RENAME, "ROLLBACK").await;
+            }
             return Err(error);
         }
     }
@@ -118,27 +212,37 @@ struct Ender {
 }
 
 impl Ender {
-    /// Ends sessions, those too that come back, until it is dropped; returns only when it cannot go on.
-    async fn end_sessions(&mut self) -> PgError {
+    /// Ends sessions, those too that come back, until it is dropped. Where its own session is lost, it takes another one.
+    async fn end_sessions(&mut self) -> Infallible {
         loop {
-            let pids = match self.connected().await {
-                Ok(pids) => pids,
-                Err(error) => return error,
-            };
-            for (pid, _) in pids {
-                match self.end(pid).await {
-                    Ok(()) => {}
-                    Err(sqlx::Error::Database(error)) => {
-                        self.refused.insert(pid, error.message().to_owned());
-                    }
-                    Err(source) => {
-                        let doing = "end the database's sessions";
-                        return PgError::Query { doing, source };
-                    }
+            if let Err(error) = self.end_those_there().await {
+                tracing::debug!(%error, "end the databases' sessions");
+                match Session::connect(self.session.connection()).await {
+                    Ok(session) => self.session = session,
+                    Err(error) => tracing::debug!(%error, "no session to end others with"),
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    async fn end_those_there(&mut self) -> Result<(), PgError> {
+        for (pid, _) in self.connected().await? {
+            match self.end(pid).await {
+                Ok(()) => {}
+                // That somebody ends this session is no answer about the other one.
+                Err(sqlx::Error::Database(error))
+                    if !error.code().is_some_and(|code| code.starts_with("57P")) =>
+                {
+                    self.refused.insert(pid, error.message().to_owned());
+                }
+                Err(source) => {
+                    let doing = "end the database's sessions";
+                    return Err(PgError::Query { doing, source });
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn end(&mut self, pid: i32) -> Result<(), sqlx::Error> {

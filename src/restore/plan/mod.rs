@@ -11,6 +11,7 @@ mod id;
 mod look;
 mod obstacles;
 mod text;
+mod trust;
 
 use std::collections::BTreeMap;
 
@@ -349,6 +350,8 @@ pub struct Plan {
     pub locks: Option<Locks>,
     /// How long it takes, about.
     pub estimated_seconds: u64,
+    /// Where that number comes from.
+    pub estimate_basis: String,
     /// What an administrator should know.
     pub warnings: Vec<String>,
 }

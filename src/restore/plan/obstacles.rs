@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::choose::{Situation, against_swap};
 use super::look::{Seen, Subject};
 use super::{MissingRoles, Obstacle, Plan, Way, Wishes};
-use crate::pg::dumped_by;
+use crate::pg::{Toc, dumped_by, one_line};
 use crate::restore::target::reads;
 
 /// Everything of that sort.
@@ -201,4 +201,52 @@ fn of_roles(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
         );
     }
     found
+}
+
+/// Roles that objects are to belong to, and to which this role may give nothing: pg_restore would end at the first of them.
+pub(super) fn of_owners(toc: &Toc, order: &[u32], plan: &Plan, seen: &Seen) -> Option<Obstacle> {
+    /// The server gives what is in it to whoever owns the database.
+    const EVERY_OWNER: &str = "pg_database_owner";
+    let is_skipped = plan.roles.choice == MissingRoles::Skip && !plan.roles.missing.is_empty();
+    if seen.around.is_superuser || is_skipped {
+        return None;
+    }
+    let carried_out: BTreeSet<u32> = order.iter().copied().collect();
+    let owners: BTreeSet<&str> = toc
+        .entries
+        .iter()
+        .filter(|entry| carried_out.contains(&entry.dump_id))
+        .filter(|entry| !["ACL", "COMMENT"].contains(&entry.kind.as_str()))
+        .map(|entry| entry.owner.as_str())
+        .filter(|owner| !owner.is_empty() && *owner != EVERY_OWNER)
+        .filter(|owner| !seen.around.acts_for.contains(*owner))
+        // What becomes of those is said elsewhere.
+        .filter(|owner| {
+            !plan
+                .roles
+                .missing
+                .iter()
+                .any(|role| one_line(role) == **owner)
+        })
+        .collect();
+    if owners.is_empty() {
+        return None;
+    }
+    let quoted = |role: &str| format!("\"{}\"", role.replace('"', "\"\""));
+    let grants: Vec<String> = owners
+        .iter()
+        .map(|owner| format!("GRANT {} TO {};", quoted(owner), quoted(&seen.around.role)))
+        .collect();
+    let names: Vec<&str> = owners.into_iter().collect();
+    Some(Obstacle {
+        found: format!(
+            "role {} may not give objects to {}, who own some of the backup's",
+            seen.around.role,
+            names.join(", ")
+        ),
+        remedy: format!(
+            "as a superuser: {} or restore as a superuser",
+            grants.join(" ")
+        ),
+    })
 }

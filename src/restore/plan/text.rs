@@ -224,8 +224,8 @@ fn surroundings(text: &mut String, plan: &Plan) {
         text,
         "time",
         &format!(
-            "about {} s, without the safety backup",
-            plan.estimated_seconds
+            "about {} s, without the safety backup; an estimate from {}",
+            plan.estimated_seconds, plan.estimate_basis
         ),
     );
 }

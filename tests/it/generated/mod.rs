@@ -1,7 +1,7 @@
 //! Random schemas with random data, through backup, verification and restore. Everything comes from a seed, which a failure
 //! names: `PGSEAL_SEED=… cargo test generated` does the same again.
 
-mod dice;
+pub mod dice;
 mod schema;
 mod values;
 

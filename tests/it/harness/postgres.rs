@@ -28,6 +28,8 @@ pub struct Postgres {
     small_space: Option<(PathBuf, String)>,
     /// Settings of its own, behind those of all.
     settings: String,
+    /// Where it finds locales that this machine does not have.
+    locales: Option<PathBuf>,
     /// Ends the server when the test process is gone, however it went: its stdin is a pipe that we hold.
     watchdog: Child,
 }
@@ -87,8 +89,37 @@ impl Postgres {
         (server, space)
     }
 
-    fn make(major: u32, small_space: Option<&str>) -> Self {
+    /// A server of one test's own whose cluster was made for this locale, which is made too, and for its encoding; it says
+    /// what it says in that language.
+    pub fn start_speaking(locale: &str, encoding: &str) -> Self {
+        let (language, charmap) = locale.split_once('.').unwrap();
         let folder = folder();
+        let locales = folder.path().join("locales");
+        fs::create_dir(&locales).unwrap();
+        run(Command::new("localedef")
+            .args(["-i", language, "-f", charmap])
+            .arg(locales.join(locale)));
+        let mut server = Self::make_in(
+            folder,
+            DEBIAN_MAJOR,
+            None,
+            (locale, encoding, Some(locales)),
+        );
+        server.settings = format!("-c lc_messages={locale}");
+        server.start_again();
+        server
+    }
+
+    fn make(major: u32, small_space: Option<&str>) -> Self {
+        Self::make_in(folder(), major, small_space, ("C.UTF-8", "UTF8", None))
+    }
+
+    fn make_in(
+        folder: TempDir,
+        major: u32,
+        small_space: Option<&str>,
+        (locale, encoding, locales): (&str, &str, Option<PathBuf>),
+    ) -> Self {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
@@ -101,12 +132,11 @@ impl Postgres {
                 .arg(folder.path()));
         }
         run(server_program(major, "initdb")
+            .envs(locales.iter().map(|path| ("LOCPATH", path)))
+            .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync"])
             .args([
-                "--username=postgres",
-                "--auth=scram-sha-256",
-                "--locale=C.UTF-8",
-                "--encoding=UTF8",
-                "--no-sync",
+                format!("--locale={locale}"),
+                format!("--encoding={encoding}"),
             ])
             .arg(format!("--pwfile={}", password_file.display()))
             .arg("--pgdata")
@@ -126,6 +156,7 @@ impl Postgres {
             port: free_port(),
             small_space,
             settings: String::new(),
+            locales,
             watchdog,
         }
     }
@@ -143,6 +174,7 @@ impl Postgres {
         let data = self.folder.path().join("data");
         let mut start = server_program(self.major, "pg_ctl");
         start
+            .envs(self.locales.iter().map(|path| ("LOCPATH", path)))
             .args(["start", "--wait", "--silent", "--log"])
             .arg(data.join("log"))
             .args(["--options", &settings])
