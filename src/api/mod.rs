@@ -41,7 +41,7 @@ pub use router::OPEN;
 pub use serve::serve;
 
 use crate::catalog::{BackupFilter, RestoreFilter};
-use crate::dispatch::{Dispatch, Timetable};
+use crate::dispatch::{Dispatch, Drills, Timetable};
 use crate::model::connection::Connection;
 use crate::vault::Vault;
 
@@ -53,8 +53,10 @@ pub struct Parts {
     pub vault: Vault,
     /// The one target that is configured.
     pub target: Target,
-    /// When the target is backed up without anybody asking.
-    pub timetable: Option<Timetable>,
+    /// When targets are backed up without anybody asking.
+    pub timetables: Vec<Timetable>,
+    /// When their backups are tried, and what that may fetch.
+    pub drills: Drills,
     /// Who is believed.
     pub tokens: Tokens,
     /// How strict it is.

@@ -8,7 +8,7 @@ use super::Context;
 use super::exit::ProblemsFound;
 use super::output::{bytes, moment};
 use crate::backup::NewerClient;
-use crate::config::{self, ConfigError, NotifyArgs};
+use crate::config::{self, ConfigError, NotifyArgs, Settings};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kept::KeptAs;
@@ -71,26 +71,27 @@ impl DoctorArgs {
                 hint_of(&hint),
             ));
         }
-        findings.extend(channels(&self.notify));
+        findings.extend(channels(&self.notify, &context.settings));
         print(context, &findings)
     }
 }
 
 /// Who hears of what happens; whether they really do, only `pgseal notify test` finds out.
-fn channels(arguments: &NotifyArgs) -> Vec<Finding> {
-    let notifier = match arguments.notifier() {
+fn channels(arguments: &NotifyArgs, settings: &Settings) -> Vec<Finding> {
+    let targets = settings.targets();
+    let notifier = match targets.and_then(|targets| arguments.notifier(&targets)) {
         Ok(notifier) => notifier,
         Err(error) => return vec![problem("notify", &error)],
     };
-    if notifier.channels.is_empty() {
+    if notifier.named().next().is_none() {
         return vec![Finding::warning(
             "notify",
             "nobody hears of a backup that failed",
             "set BACKUP_SMTP_URL, BACKUP_NOTIFY_WEBHOOK_URL, BACKUP_NOTIFY_SLACK_URL or BACKUP_PING_URL",
         )];
     }
-    let found = |channel: &Channel| {
-        let said = format!("{}: {}", channel.name(), channel.describe());
+    let found = |(name, channel): (String, &Channel)| {
+        let said = format!("{name}: {}", channel.describe());
         match channel {
             Channel::Webhook(webhook) if !webhook.is_signed() => Finding::warning(
                 "notify",
@@ -100,7 +101,7 @@ fn channels(arguments: &NotifyArgs) -> Vec<Finding> {
             _ => Finding::ok("notify", said),
         }
     };
-    notifier.channels.iter().map(found).collect()
+    notifier.named().map(found).collect()
 }
 
 fn print(context: &Context, findings: &[Finding]) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::service::{Service, timetable};
+use super::service::{Service, drills, timetables};
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
 use crate::config::{self, AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs};
 
@@ -56,6 +56,7 @@ impl ServeArgs {
         context.settings.require_named_store()?;
         let tokens = Tokens::new(rules(&self.tokens), self.tokens.key()?.expose_secret())?;
         let database = config::connection(None, "DATABASE_URL")?;
+        let targets = context.settings.targets()?;
         let service = Service::open(&self.queue).await?;
         let parts = Parts {
             dispatch: service.dispatch,
@@ -65,7 +66,8 @@ impl ServeArgs {
                 database: database.database().to_owned(),
                 connection: database,
             },
-            timetable: timetable(&self.schedule)?,
+            timetables: timetables(&targets, &self.schedule)?,
+            drills: drills(&targets, &self.schedule)?,
             tokens,
             rules: Rules {
                 confirmation: match self.api.restore_confirm {

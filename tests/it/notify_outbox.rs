@@ -131,6 +131,34 @@ fn a_channel_that_is_down_changes_no_verdict_and_loses_nothing() {
     );
 }
 
+/// Row 135, of the command line: what a channel does not take for some seconds goes into the outbox, and nothing else does.
+#[test]
+fn what_nobody_takes_from_a_command_is_left_to_the_workers() {
+    let mut service = Service::start();
+    let receiver = Receiver::start();
+    set_receiver(&mut service.pgseal, &receiver);
+    answers_on(&receiver, &[("/hook", 503)]);
+    let run = service.pgseal.run(&["backup"]);
+    assert_eq!(run.code, 0, "{run}");
+    assert!(run.stderr.contains("it is left to the workers"), "{run}");
+    let tries = receiver.sent().len();
+    assert!(
+        sent_to(&receiver.sent(), "/hook/").len() > 2,
+        "it was tried once"
+    );
+    let waits = "SELECT string_agg(e.kind || ' ' || d.channel, ', ') FROM pgseal.deliveries d \
+        JOIN pgseal.events e ON e.id = d.event_id WHERE d.status = 'waiting'";
+    assert_eq!(service.catalog.psql(waits), "backup.completed webhook");
+    receiver.answers(|_, _| status(200));
+    hurry(&service);
+    service.burst();
+    assert_eq!(waiting(&service), "0");
+    let told = types(&receiver.sent()[tries..]);
+    assert_eq!(told, ["backup.completed"]);
+    let numbers = service.pgseal.json(&["notify", "list"]);
+    assert_eq!(numbers, json!([]));
+}
+
 /// A listener that hangs holds no job up.
 #[test]
 fn a_job_ends_while_a_channel_hangs() {
@@ -375,8 +403,8 @@ async fn old_pings_are_superseded_and_old_news_given_up() {
     let database = Postgres::shared().create_database("outbox_ends");
     let catalog = catalog_in(&database).await;
     complete(&catalog, "one").await;
-    let route = |channel, supersedes| Route {
-        channel,
+    let route = |channel: &str, supersedes| Route {
+        channel: channel.to_owned(),
         supersedes,
     };
     let routes = |_: &pgseal::model::event::Event| vec![route("ping", true), route("email", false)];

@@ -26,7 +26,7 @@ fn overdue_service() -> Service {
     service
 }
 
-fn faketime() -> PathBuf {
+pub fn faketime() -> PathBuf {
     std::fs::read_dir("/usr/lib")
         .unwrap()
         .map(|folder| folder.unwrap().path().join("faketime/libfaketime.so.1"))
