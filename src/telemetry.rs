@@ -16,7 +16,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How much is said.
@@ -111,11 +111,7 @@ where
         let mut fields = Fields(Map::new());
         event.record(&mut fields);
         line.extend(fields.0.remove_entry("message"));
-        for span in context
-            .event_scope()
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
-        {
+        for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
             let extensions = span.extensions();
             let of_span = extensions.get::<FormattedFields<JsonFields>>();
             let of_span = of_span.and_then(|fields| serde_json::from_str(&fields.fields).ok());

@@ -205,8 +205,10 @@ fn say(error: &anyhow::Error, format: Format) {
             let reason = explanation::explain(error.as_ref());
             tracing::error!(reason, "The command ended with an error");
         }
-        // Nobody is left to tell where stderr is closed.
-        Format::Text => drop(writeln!(std::io::stderr().lock(), "{}", explain(error))),
+        Format::Text => {
+            // Nobody is left to tell where stderr is closed.
+            let _said = writeln!(std::io::stderr().lock(), "{}", explain(error));
+        }
     }
 }
 

@@ -130,14 +130,18 @@ impl Teller {
             catalog.tell_by(event, routes).await?;
             Ok::<_, anyhow::Error>(true)
         };
-        let left_to = match tokio::time::timeout(CATALOG_WITHIN, handed).await {
-            Ok(Ok(true)) => "Notification not sent; it is left to the workers",
-            Ok(Ok(false)) => "Notification not sent",
+        let is_handed = match tokio::time::timeout(CATALOG_WITHIN, handed).await {
+            Ok(Ok(is_handed)) => is_handed,
             Ok(Err(error)) => {
                 tracing::debug!(reason = explain(error.as_ref()), "No outbox");
-                "Notification not sent"
+                false
             }
-            Err(_) => "Notification not sent",
+            Err(_) => false,
+        };
+        let left_to = if is_handed {
+            "Notification not sent; it is left to the workers"
+        } else {
+            "Notification not sent"
         };
         for one in untold {
             let (channel, reason) = (one.name, &one.reason);

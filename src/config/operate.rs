@@ -208,17 +208,17 @@ pub struct RetentionArgs {
 impl RetentionArgs {
     /// The same, with what a target has of its own.
     pub(super) fn with(&self, own: &Self) -> Self {
-        fn or<T: Clone>(own: &Option<ByKind<T>>, all: &Option<ByKind<T>>) -> Option<ByKind<T>> {
-            own.clone().or_else(|| all.clone())
+        fn or<T: Clone>(own: Option<&ByKind<T>>, service: Option<&ByKind<T>>) -> Option<ByKind<T>> {
+            own.or(service).cloned()
         }
         Self {
-            retention_days: or(&own.retention_days, &self.retention_days),
-            keep_last: or(&own.keep_last, &self.keep_last),
-            keep_daily: or(&own.keep_daily, &self.keep_daily),
-            keep_weekly: or(&own.keep_weekly, &self.keep_weekly),
-            keep_monthly: or(&own.keep_monthly, &self.keep_monthly),
-            keep_yearly: or(&own.keep_yearly, &self.keep_yearly),
-            keep_within: or(&own.keep_within, &self.keep_within),
+            retention_days: or(own.retention_days.as_ref(), self.retention_days.as_ref()),
+            keep_last: or(own.keep_last.as_ref(), self.keep_last.as_ref()),
+            keep_daily: or(own.keep_daily.as_ref(), self.keep_daily.as_ref()),
+            keep_weekly: or(own.keep_weekly.as_ref(), self.keep_weekly.as_ref()),
+            keep_monthly: or(own.keep_monthly.as_ref(), self.keep_monthly.as_ref()),
+            keep_yearly: or(own.keep_yearly.as_ref(), self.keep_yearly.as_ref()),
+            keep_within: or(own.keep_within.as_ref(), self.keep_within.as_ref()),
         }
     }
 

@@ -9,6 +9,7 @@ use pgseal::model::event::{EventKind, Facts};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::harness::api::Api;
 use crate::harness::catalog::{backup_of, catalog_in, complete, restore_of, taken, with_safety};
 use crate::harness::mail::MailServer;
 use crate::harness::postgres::{Postgres, free_port};
@@ -149,14 +150,29 @@ fn what_nobody_takes_from_a_command_is_left_to_the_workers() {
     let waits = "SELECT string_agg(e.kind || ' ' || d.channel, ', ') FROM pgseal.deliveries d \
         JOIN pgseal.events e ON e.id = d.event_id WHERE d.status = 'waiting'";
     assert_eq!(service.catalog.psql(waits), "backup.completed webhook");
+    let api = Api::of(service);
+    let metrics = || api.ask("GET", "/metrics", "").text();
+    let waits = metrics();
+    assert!(
+        waits.contains("\npgseal_notifications_waiting 1\n"),
+        "{waits}"
+    );
+    let age = waits
+        .lines()
+        .find_map(|line| line.strip_prefix("pgseal_notifications_oldest_age_seconds "));
+    assert!(age.unwrap().parse::<f64>().unwrap() > 0.0, "{waits}");
     receiver.answers(|_, _| status(200));
-    hurry(&service);
-    service.burst();
-    assert_eq!(waiting(&service), "0");
+    hurry(&api.service);
+    api.service.burst();
+    assert_eq!(waiting(&api.service), "0");
     let told = types(&receiver.sent()[tries..]);
     assert_eq!(told, ["backup.completed"]);
-    let numbers = service.pgseal.json(&["notify", "list"]);
-    assert_eq!(numbers, json!([]));
+    assert_eq!(api.service.pgseal.json(&["notify", "list"]), json!([]));
+    until("the metrics of an empty outbox", || {
+        let none = metrics();
+        none.contains("\npgseal_notifications_waiting 0\n")
+            && none.contains("\npgseal_notifications_oldest_age_seconds 0\n")
+    });
 }
 
 /// A listener that hangs holds no job up.
