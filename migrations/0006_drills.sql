@@ -30,3 +30,6 @@ CREATE INDEX backups_last_proof ON pgseal.backups (target, proof_at) WHERE proof
 ALTER TABLE pgseal.schedule_slots
     ADD COLUMN job_id  text,
     ADD COLUMN outcome text;
+
+-- A restore's job looks for the request that asked for it, in a table that only grows.
+CREATE INDEX audit_of_restore ON pgseal.audit (restore_id, id) WHERE restore_id IS NOT NULL;

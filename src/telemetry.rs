@@ -14,7 +14,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -96,7 +96,6 @@ struct Objects {
 impl<S> FormatEvent<S, JsonFields> for Objects
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    JsonFields: for<'a> FormatFields<'a>,
 {
     fn format_event(
         &self,

@@ -88,6 +88,42 @@ fn each_slot_is_one_drill_of_the_newest_and_then_in_turn() {
     assert_eq!(service.catalog.psql(fetched), "t");
 }
 
+/// Rows 49 and 50, of drills: whoever looks, with clocks that are a day apart, the slot is one drill, by the catalog's clock.
+#[test]
+fn a_slot_is_one_drill_whatever_the_clocks_say() {
+    let mut service = service_with_drills();
+    backups(&service, 2);
+    since_days(&service, 2);
+    service
+        .pgseal
+        .set("BACKUP_SCHEDULE", "never")
+        .set("LD_PRELOAD", faketime())
+        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let mut running = Vec::new();
+    for off in ["+1d", "-1d", "+0d", "+1d", "-1d", "+0d"] {
+        service.pgseal.set("FAKETIME", off);
+        running.push(
+            service
+                .pgseal
+                .start(&["run-scheduled", "--enqueue", "--json"]),
+        );
+    }
+    service.pgseal.unset("LD_PRELOAD");
+    let mut asked = 0;
+    for run in running {
+        let run = run.wait();
+        assert_eq!(run.code, 0, "{run}");
+        let said: Value = serde_json::from_slice(&run.stdout).unwrap();
+        asked += usize::from(said["outcome"] == "asked for");
+    }
+    assert_eq!(asked, 1);
+    service.burst();
+    service.burst();
+    assert_eq!(drills(&service), "2 PROVEN");
+    let slots = "SELECT count(*) FROM pgseal.schedule_slots WHERE schedule LIKE 'drill:%'";
+    assert_eq!(service.catalog.psql(slots), "1");
+}
+
 /// What Redis lost before a worker took it is made again.
 #[test]
 fn a_drill_that_redis_lost_is_made_again() {
