@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    telemetry::start(cli.verbosity(), config::no_color());
+    telemetry::start(cli.verbosity(), cli.log_format(), config::no_color(), now);
     hardening::keep_memory_private();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -4,17 +4,38 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::Span;
+
 use crate::model::ids::Uid;
 use crate::model::object_key::ObjectKey;
 
+/// The stage that costs something where a store is paid by what it hands out.
+pub const FETCH: &str = "fetch";
+
 /// Counters of one backup or restore, shared between the work and whoever shows them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
     plain_bytes: AtomicU64,
     tables_done: AtomicU64,
     tables_total: AtomicU64,
     is_finishing: AtomicBool,
     words: Mutex<Words>,
+    /// What it belongs to, as a job: also where a stage ends on another thread.
+    span: Span,
+}
+
+impl Default for Progress {
+    /// Of whatever is being done here and now.
+    fn default() -> Self {
+        Self {
+            plain_bytes: AtomicU64::new(0),
+            tables_done: AtomicU64::new(0),
+            tables_total: AtomicU64::new(0),
+            is_finishing: AtomicBool::new(false),
+            words: Mutex::default(),
+            span: Span::current(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -62,18 +83,30 @@ pub struct Reading {
 }
 
 impl Progress {
-    /// Starts a stage: its bytes and tables are counted from zero.
+    /// Starts a stage: its bytes and tables are counted from zero. The one before it has ended.
     pub fn start_stage(&self, stage: &str) {
-        tracing::debug!(stage, "stage");
+        self.end_stage();
+        tracing::debug!(parent: &self.span, stage, "Stage begins");
         for counter in [&self.plain_bytes, &self.tables_done, &self.tables_total] {
             counter.store(0, Ordering::Relaxed);
         }
         let mut words = self.words();
-        let past = words.current();
-        words.past.extend(past);
         stage.clone_into(&mut words.stage);
         words.table.clear();
         words.since = Some(Instant::now());
+    }
+
+    /// Says that the stage has ended, once: how long it took, and how many bytes went through it.
+    pub fn end_stage(&self) {
+        let mut words = self.words();
+        let Some(past) = words.current() else { return };
+        words.since = None;
+        words.past.push(past.clone());
+        drop(words);
+        let duration_ms = u64::try_from(past.took.as_millis()).unwrap_or(u64::MAX);
+        let bytes = self.plain_bytes.load(Ordering::Relaxed);
+        let stage = past.stage;
+        tracing::info!(parent: &self.span, stage, bytes, duration_ms, "Stage ended");
     }
 
     /// How long each stage took so far, in order. One that was started twice stands there twice.
@@ -81,6 +114,11 @@ impl Progress {
         let words = self.words();
         let current = words.current();
         words.past.iter().cloned().chain(current).collect()
+    }
+
+    /// Whether it has come to a stage.
+    pub fn has_been_at(&self, stage: &str) -> bool {
+        self.stages().iter().any(|time| time.stage == stage)
     }
 
     /// Counts bytes of the stage.

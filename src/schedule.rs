@@ -38,6 +38,10 @@ pub enum ScheduleError {
     Zone(String, #[source] jiff::Error),
 }
 
+/// A time zone, for its calendar.
+#[derive(Clone, Debug)]
+pub struct Zone(TimeZone);
+
 /// How late a schedule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overdue {
@@ -59,8 +63,7 @@ impl Schedule {
             .build();
         let cron = parser.parse(expression);
         let cron = cron.map_err(|error| ScheduleError::Expression(expression.to_owned(), error))?;
-        let rules = TimeZone::get(zone);
-        let rules = rules.map_err(|error| ScheduleError::Zone(zone.to_owned(), error))?;
+        let Zone(rules) = Zone::parse(zone)?;
         let schedule = Self {
             expression: expression.to_owned(),
             zone: zone.to_owned(),
@@ -120,6 +123,31 @@ impl Schedule {
         // Slots are whole seconds, and a fraction of one must not hide the slot that just came.
         let at = Timestamp::from_second(at.unix_timestamp()).ok()?;
         Some(at.to_zoned(self.rules.clone()))
+    }
+}
+
+impl Zone {
+    /// Reads an IANA name.
+    ///
+    /// # Errors
+    /// Nobody knows such a time zone.
+    pub fn parse(name: &str) -> Result<Self, ScheduleError> {
+        let rules = TimeZone::get(name);
+        rules
+            .map(Self)
+            .map_err(|error| ScheduleError::Zone(name.to_owned(), error))
+    }
+
+    /// When the month began that a moment is in.
+    #[must_use]
+    pub fn month_start(&self, now: OffsetDateTime) -> OffsetDateTime {
+        let start = || {
+            let at = Timestamp::from_second(now.unix_timestamp()).ok()?;
+            let first = at.to_zoned(self.0.clone()).first_of_month().ok()?;
+            moment(&first.start_of_day().ok()?)
+        };
+        // Of a year that no calendar has: then everything counts.
+        start().unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 }
 
@@ -186,6 +214,18 @@ mod tests {
                 "{found:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_month_begins_by_its_zone_s_calendar() {
+        let start = |zone: &str, now| Zone::parse(zone).unwrap().month_start(now);
+        // In Berlin it is March already.
+        let now = datetime!(2026-02-28 23:30 UTC);
+        assert_eq!(start("Europe/Berlin", now), datetime!(2026-02-28 23:00 UTC));
+        assert_eq!(start("UTC", now), datetime!(2026-02-01 00:00 UTC));
+        // The clocks changed since.
+        let now = datetime!(2026-03-31 12:00 UTC);
+        assert_eq!(start("Europe/Berlin", now), datetime!(2026-02-28 23:00 UTC));
     }
 
     #[test]

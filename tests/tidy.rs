@@ -74,6 +74,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("pgseal.schedule", &["src/catalog/"]),
     ("pgseal.events", &["src/catalog/"]),
     ("pgseal.deliveries", &["src/catalog/"]),
+    ("pgseal.drills", &["src/catalog/"]),
     ("jsonwebtoken", &["src/api/auth.rs"]),
     ("lettre", &["src/notify/email.rs"]),
     ("hyper_rustls", &["src/notify/http.rs"]),

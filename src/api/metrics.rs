@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 
 use super::Api;
 use super::problem::Problem;
-use crate::catalog::{LastSuccess, Statistics};
-use crate::dispatch::Outlook;
+use crate::catalog::{LastSuccess, Statistics, Waiting};
+use crate::dispatch::{DrillOutlook, Outlook, Spent};
 
 /// A queue that has not answered by then is left out.
 const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -31,15 +31,21 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResp
             .queue
             .length(&api.parts.dispatch.queue_name);
         let depth = tokio::time::timeout(QUEUE_TIME_MAX, queue).await;
-        let schedule = match &api.parts.timetable {
-            Some(timetable) => {
-                let outlook = timetable.look(&api.parts.dispatch.catalog).await?;
-                Some((timetable.target.as_str(), outlook))
-            }
-            None => None,
-        };
+        let catalog = &api.parts.dispatch.catalog;
+        let mut schedules = Vec::new();
+        for timetable in &api.parts.timetables {
+            schedules.push((timetable.target.as_str(), timetable.look(catalog).await?));
+        }
+        let mut drills = Vec::new();
+        for timetable in &api.parts.drills.timetables {
+            drills.push((timetable.target.as_str(), timetable.look(catalog).await?));
+        }
+        let spent = api.parts.drills.spent(catalog).await?;
+        let waiting = catalog.waiting().await?;
         let mut text = text(&statistics, depth.ok().and_then(Result::ok), api.now());
-        text += &of_schedule(schedule);
+        text += &of_schedules(&schedules);
+        text += &of_drills(&drills, spent, api.now());
+        text += &of_notifications(waiting, api.now());
         Ok::<_, Problem>(Arc::from(text))
     });
     let text: Arc<str> = text.await?;
@@ -107,25 +113,98 @@ fn text(statistics: &Statistics, depth: Option<u64>, now: OffsetDateTime) -> Str
     text.0
 }
 
-fn of_schedule(schedule: Option<(&str, Outlook)>) -> String {
-    let Some((target, outlook)) = schedule else {
-        return String::new();
-    };
+fn of_schedules(schedules: &[(&str, Outlook)]) -> String {
     let mut text = Text::default();
-    let labels = [("target", target)];
+    if schedules.is_empty() {
+        return text.0;
+    }
     let overdue = "pgseal_backup_overdue";
     text.gauge(overdue, "Whether a backup that was due is not complete");
-    text.value(
-        overdue,
-        &labels,
-        if outlook.overdue.is_some() { 1.0 } else { 0.0 },
-    );
+    for (target, outlook) in schedules {
+        let is_overdue = whether(outlook.overdue.is_some());
+        text.value(overdue, &[("target", target)], is_overdue);
+    }
     let next = "pgseal_backup_next_timestamp_seconds";
     text.gauge(next, "When the next backup is due");
-    if let Some(slot) = outlook.next_slot {
-        text.value(next, &labels, count(slot.unix_timestamp()));
+    for (target, outlook) in schedules {
+        if let Some(slot) = outlook.next_slot {
+            text.value(next, &[("target", target)], count(slot.unix_timestamp()));
+        }
     }
     text.0
+}
+
+/// What is told of each target's drills.
+type DrillFact = fn(&DrillOutlook, OffsetDateTime) -> Option<f64>;
+
+const DRILL_FACTS: [(&str, &str, DrillFact); 4] = [
+    (
+        "pgseal_proof_age_seconds",
+        "How long ago a drill proved a backup of the target; absent where none ever did",
+        |outlook, now| Some((now - outlook.last_proof?).as_seconds_f64().max(0.0)),
+    ),
+    (
+        "pgseal_proof_overdue",
+        "Whether that is too long ago",
+        |outlook, _| Some(whether(outlook.is_overdue)),
+    ),
+    (
+        "pgseal_drill_next_timestamp_seconds",
+        "When the next drill is due",
+        |outlook, _| Some(count(outlook.next_slot?.unix_timestamp())),
+    ),
+    (
+        "pgseal_drill_over_budget",
+        "Whether the drill that was due last would fetch more than the month has left",
+        |outlook, _| Some(whether(outlook.state.as_deref() == Some("over budget"))),
+    ),
+];
+
+fn of_drills(drills: &[(&str, DrillOutlook)], spent: Option<Spent>, now: OffsetDateTime) -> String {
+    let mut text = Text::default();
+    for (name, help, fact) in DRILL_FACTS.iter().filter(|_| !drills.is_empty()) {
+        text.gauge(name, help);
+        for (target, outlook) in drills {
+            if let Some(value) = fact(outlook, now) {
+                text.value(name, &[("target", target)], value);
+            }
+        }
+    }
+    let Some(spent) = spent else { return text.0 };
+    let left = spent.bytes_max.saturating_sub(spent.bytes);
+    for (name, help, bytes) in [
+        (
+            "pgseal_drill_used_bytes",
+            "Bytes that drills fetched this month",
+            spent.bytes,
+        ),
+        (
+            "pgseal_drill_left_bytes",
+            "Bytes that they may still fetch this month",
+            left,
+        ),
+    ] {
+        text.gauge(name, help);
+        text.value(name, &[], count(i64::try_from(bytes).unwrap_or(i64::MAX)));
+    }
+    text.0
+}
+
+fn of_notifications(waiting: Waiting, now: OffsetDateTime) -> String {
+    let mut text = Text::default();
+    let name = "pgseal_notifications_waiting";
+    text.gauge(name, "Notifications that some channel has not taken yet");
+    let number = i64::try_from(waiting.deliveries).unwrap_or(i64::MAX);
+    text.value(name, &[], count(number));
+    let name = "pgseal_notifications_oldest_age_seconds";
+    text.gauge(name, "How old the oldest of them is; 0 where none waits");
+    let age = waiting.oldest.map_or(0.0, |at| (now - at).as_seconds_f64());
+    text.value(name, &[], age.max(0.0));
+    text.0
+}
+
+const fn whether(so: bool) -> f64 {
+    if so { 1.0 } else { 0.0 }
 }
 
 fn counts(text: &mut Text, statistics: &Statistics) {

@@ -44,7 +44,7 @@ pub use serve::serve;
 
 use self::problem::Problem;
 use crate::catalog::{BackupFilter, RestoreFilter};
-use crate::dispatch::{Dispatch, Timetable};
+use crate::dispatch::{Dispatch, Drills, Timetable};
 use crate::model::connection::Connection;
 use crate::model::target::TargetName;
 use crate::vault::Vault;
@@ -57,8 +57,10 @@ pub struct Parts {
     pub vault: Vault,
     /// Every target that is configured.
     pub targets: BTreeMap<TargetName, Target>,
-    /// When the target is backed up without anybody asking.
-    pub timetable: Option<Timetable>,
+    /// When targets are backed up without anybody asking.
+    pub timetables: Vec<Timetable>,
+    /// When their backups are tried, and what that may fetch.
+    pub drills: Drills,
     /// Who is believed.
     pub tokens: Tokens,
     /// How strict it is.

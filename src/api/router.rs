@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -115,14 +115,7 @@ async fn answer(request: Request, next: Next) -> Response {
             }
         }
     }
-    tracing::debug!(
-        request.id = %facts.id,
-        method = method.as_str(),
-        route = route.as_ref().map_or("none", MatchedPath::as_str),
-        status = status.as_u16(),
-        duration_ms = started.elapsed().as_millis(),
-        "Request"
-    );
+    log_request(&method, route.as_ref(), status, started.elapsed(), facts);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&facts.id.to_string()) {
         headers.insert(REQUEST_ID, id);
@@ -135,6 +128,25 @@ async fn answer(request: Request, next: Next) -> Response {
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// What changes something is worth a line; what only looks, to whoever wants to see everything.
+fn log_request(
+    method: &Method,
+    route: Option<&MatchedPath>,
+    status: StatusCode,
+    took: Duration,
+    facts: RequestFacts,
+) {
+    let (method, looks) = (method.as_str(), method.is_safe());
+    let route = route.map_or("none", MatchedPath::as_str);
+    let status = status.as_u16();
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    if looks {
+        tracing::debug!(request.id = %facts.id, method, route, status, duration_ms, "Request");
+    } else {
+        tracing::info!(request.id = %facts.id, method, route, status, duration_ms, "Request");
+    }
 }
 
 fn log_problem(problem: &Problem, facts: RequestFacts) {

@@ -218,23 +218,6 @@ impl Catalog {
         Ok(updated.map_err(self.failed(doing))?.rows_affected() > 0)
     }
 
-    /// The backup whose turn it is to be proved: the newest good one that no drill has tried, else the one that was tried
-    /// longest ago. A safety backup has its turn where there is nothing else: what is restored in need is another.
-    ///
-    /// # Errors
-    /// The catalog fails.
-    pub async fn next_to_prove(&self) -> Result<Option<BackupId>, CatalogError> {
-        let doing = "choose a backup for a drill";
-        let mut session = self.session(doing).await?;
-        let found = sqlx::query_scalar!(
-            "SELECT id FROM pgseal.backups \
-             WHERE status = 'completed' AND health = 'ok' AND deletion = 'kept' AND uid IS NOT NULL \
-             ORDER BY kind = 'pre_restore', proof_at IS NOT NULL, proof_at, created_at DESC LIMIT 1"
-        );
-        let found = found.fetch_optional(&mut *session).await;
-        Ok(found.map_err(self.failed(doing))?.and_then(BackupId::new))
-    }
-
     /// Takes another service's rows over, under their own numbers: all of them or, after an error, none. Those that
     /// were taken over before stay as they are. How many are new.
     ///

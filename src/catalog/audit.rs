@@ -125,6 +125,36 @@ impl Catalog {
         record_in(session, act, Some(about), outcome).await
     }
 
+    /// Which request asked for a task: the one that made its row or, of a job without one, the newest of this action.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn request_of(
+        &self,
+        task: Task,
+        action: Option<&str>,
+    ) -> Result<Option<Uuid>, CatalogError> {
+        const MADE_BY: [&str; 3] = ["backup.create", "backup.restore", "restore.rollback"];
+        let doing = "look for the request of a job";
+        let (backup, restore) = match task {
+            Task::Backup(id) => (Some(id.get()), None),
+            Task::Restore(id) => (None, Some(id.get())),
+        };
+        let actions: Vec<&str> = action.map_or_else(|| MADE_BY.to_vec(), |action| vec![action]);
+        let mut session = self.session(doing).await?;
+        let id = sqlx::query_scalar!(
+            "SELECT request_id FROM pgseal.audit WHERE outcome = $4 AND action = ANY($3) \
+                AND (backup_id = $1 OR restore_id = $2 \
+                OR restore_id IN (SELECT r.id FROM pgseal.restores r WHERE r.safety_backup_id = $1)) ORDER BY id DESC LIMIT 1",
+            backup,
+            restore,
+            &actions as &[&str],
+            ACCEPTED
+        );
+        let id = id.fetch_optional(&mut *session).await;
+        id.map_err(self.failed(doing))
+    }
+
     /// Whether a request was made before, under its key.
     ///
     /// # Errors

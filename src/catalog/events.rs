@@ -21,8 +21,9 @@ impl Catalog {
             "Attention: {alert}"
         );
         let (kind, once_within) = match alert {
-            // Its slot is remembered, so that it comes once.
+            // What is due is remembered, so that it comes once.
             Alert::BackupOverdue { .. } => (EventKind::BackupOverdue, None),
+            Alert::ProofOverdue { .. } => (EventKind::ProofOverdue, None),
             // A trigger tells of each backup whose health changes.
             Alert::BackupSuspicious { .. } => return Ok(()),
             Alert::RetentionHeld { .. } => (EventKind::PruneFrozen, Some(AGAIN_AFTER)),

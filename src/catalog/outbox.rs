@@ -24,10 +24,10 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 const REMEMBERED_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// A channel that an event is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The channel's name.
-    pub channel: &'static str,
+    pub channel: String,
     /// Whether older events of the same target that it has not sent yet mean nothing any more: of a state, only the
     /// newest counts.
     pub supersedes: bool,
@@ -55,6 +55,15 @@ pub enum Failed {
     GivenUp,
     /// It is another worker's by now, or was superseded.
     Lost,
+}
+
+/// How much is not told yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Deliveries that are not made.
+    pub deliveries: u64,
+    /// When the oldest of their events happened.
+    pub oldest: Option<OffsetDateTime>,
 }
 
 /// A delivery that was not made yet, or never will be.
@@ -99,6 +108,55 @@ impl Catalog {
         let told = told.map_err(self.failed(doing))?;
         transaction.commit().await.map_err(self.failed(doing))?;
         Ok(told)
+    }
+
+    /// Records an event and a delivery for each of its routes, for whoever knows both: workers see to the rest.
+    ///
+    /// # Errors
+    /// The catalog fails; then nobody is told by it.
+    pub async fn tell_by(
+        &self,
+        told: &Event,
+        routes: impl IntoIterator<Item = Route>,
+    ) -> Result<(), CatalogError> {
+        let doing = "record an event for its channels";
+        let mut transaction = self.begin(doing).await?;
+        let row = sqlx::query!(
+            "INSERT INTO pgseal.events (id, kind, target, facts, routed_at) VALUES ($1, $2, $3, $4, clock_timestamp()) \
+             RETURNING at",
+            Uuid::from(told.id),
+            told.kind.as_str(),
+            told.target,
+            serde_json::json!(told.facts)
+        );
+        let row = row.fetch_one(&mut *transaction).await;
+        let at = row.map_err(self.failed(doing))?.at;
+        let event = Event { at, ..told.clone() };
+        for route in routes {
+            insert(&mut transaction, &event, route)
+                .await
+                .map_err(self.failed(doing))?;
+        }
+        transaction.commit().await.map_err(self.failed(doing))
+    }
+
+    /// How much is not told yet, and since when.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn waiting(&self) -> Result<Waiting, CatalogError> {
+        let doing = "count the notifications that wait";
+        let mut session = self.session(doing).await?;
+        let row = sqlx::query!(
+            r#"SELECT count(*) AS "deliveries!", min(e.at) AS oldest
+            FROM pgseal.deliveries d JOIN pgseal.events e ON e.id = d.event_id WHERE d.status = 'waiting'"#
+        );
+        let row = row.fetch_one(&mut *session).await;
+        let row = row.map_err(self.failed(doing))?;
+        Ok(Waiting {
+            deliveries: row.deliveries.unsigned_abs(),
+            oldest: row.oldest,
+        })
     }
 
     /// Makes a delivery of each new event for each of its routes. How many events there were.

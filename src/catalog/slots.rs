@@ -13,12 +13,14 @@ use crate::model::ids::BackupId;
 use crate::schedule::Schedule;
 
 /// A schedule's newest slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     /// When it was due.
     pub at: OffsetDateTime,
     /// What was asked for; `None`: it waits.
     pub backup: Option<BackupId>,
+    /// The job that a drill's slot has.
+    pub job: Option<String>,
 }
 
 impl Catalog {
@@ -69,7 +71,7 @@ impl Catalog {
         .await
         .map_err(self.failed(doing))?;
         let newest = sqlx::query!(
-            "SELECT slot, backup_id FROM pgseal.schedule_slots WHERE schedule = $1 ORDER BY slot DESC LIMIT 1",
+            "SELECT slot, backup_id, job_id FROM pgseal.schedule_slots WHERE schedule = $1 ORDER BY slot DESC LIMIT 1",
             name
         );
         let newest = newest.fetch_optional(&mut *transaction).await;
@@ -78,6 +80,7 @@ impl Catalog {
         Ok(newest.map(|row| Slot {
             at: row.slot,
             backup: row.backup_id.and_then(BackupId::new),
+            job: row.job_id,
         }))
     }
 

@@ -8,7 +8,7 @@ use super::Context;
 use super::exit::ProblemsFound;
 use super::output::{bytes, moment};
 use crate::backup::NewerClient;
-use crate::config::{self, ConfigError, NotifyArgs};
+use crate::config::{self, ConfigError, NotifyArgs, Settings};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kept::KeptAs;
@@ -74,7 +74,7 @@ impl DoctorArgs {
             };
             findings.extend(found.into_iter().map(|finding| (target.clone(), finding)));
         }
-        let channels = channels(&self.notify);
+        let channels = channels(&self.notify, &context.settings);
         findings.extend(channels.into_iter().map(|finding| (None, finding)));
         print(context, &findings)
     }
@@ -91,14 +91,12 @@ impl DoctorArgs {
             Ok(targets) => targets,
             Err(error) => return vec![(None, Err(error))],
         };
-        let names: Vec<_> = targets.names().collect();
-        let named = |name: &&TargetName| (names.len() > 1).then(|| (*name).clone());
-        if names.is_empty() {
-            return vec![(None, Err(ConfigError::NoDatabase))];
-        }
-        let found = names
-            .iter()
-            .map(|name| (named(name), targets.connection(name)));
+        let names = targets.names();
+        let is_one_of_several = names.len() > 1;
+        let found = names.into_iter().map(|name| {
+            let connection = targets.connection_of(&name);
+            (is_one_of_several.then_some(name), connection)
+        });
         found.collect()
     }
 }
@@ -113,20 +111,21 @@ fn no_database() -> Finding {
 }
 
 /// Who hears of what happens; whether they really do, only `pgseal notify test` finds out.
-fn channels(arguments: &NotifyArgs) -> Vec<Finding> {
-    let notifier = match arguments.notifier() {
+fn channels(arguments: &NotifyArgs, settings: &Settings) -> Vec<Finding> {
+    let targets = settings.targets();
+    let notifier = match targets.and_then(|targets| arguments.notifier(&targets)) {
         Ok(notifier) => notifier,
         Err(error) => return vec![problem("notify", &error)],
     };
-    if notifier.channels.is_empty() {
+    if notifier.named().next().is_none() {
         return vec![Finding::warning(
             "notify",
             "nobody hears of a backup that failed",
             "set BACKUP_SMTP_URL, BACKUP_NOTIFY_WEBHOOK_URL, BACKUP_NOTIFY_SLACK_URL or BACKUP_PING_URL",
         )];
     }
-    let found = |channel: &Channel| {
-        let said = format!("{}: {}", channel.name(), channel.describe());
+    let found = |(name, channel): (String, &Channel)| {
+        let said = format!("{name}: {}", channel.describe());
         match channel {
             Channel::Webhook(webhook) if !webhook.is_signed() => Finding::warning(
                 "notify",
@@ -136,7 +135,7 @@ fn channels(arguments: &NotifyArgs) -> Vec<Finding> {
             _ => Finding::ok("notify", said),
         }
     };
-    notifier.channels.iter().map(found).collect()
+    notifier.named().map(found).collect()
 }
 
 fn print(context: &Context, findings: &[(Option<TargetName>, Finding)]) -> anyhow::Result<()> {

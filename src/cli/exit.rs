@@ -14,6 +14,7 @@ use crate::reconcile::ReconcileError;
 use crate::restore::{KeptError, RestoreError, RollbackError};
 use crate::retention::RetentionError;
 use crate::store::StoreError;
+use crate::telemetry::Format;
 use crate::vault::VaultError;
 
 /// How a command ended. Part of the interface: scripts tell by it what to do next.
@@ -81,8 +82,8 @@ pub(super) struct UsageError(pub(super) String);
 pub(super) struct OutputClosed;
 
 impl ExitStatus {
-    /// Prints the error, if it is one, and says how the command ended.
-    pub(super) fn of(outcome: &anyhow::Result<()>) -> Self {
+    /// Says the error, if it is one, as all logs are said, and how the command ended.
+    pub(super) fn of(outcome: &anyhow::Result<()>, format: Format) -> Self {
         let Err(error) = outcome else {
             return Self::Done;
         };
@@ -90,8 +91,7 @@ impl ExitStatus {
             // Whoever read our output has seen enough.
             return Self::Done;
         }
-        // Nobody is left to tell where stderr is closed.
-        let _said = writeln!(std::io::stderr().lock(), "{}", explain(error));
+        say(error, format);
         Self::code(error)
     }
 
@@ -151,7 +151,7 @@ impl ExitStatus {
 }
 
 /// Whether the work ended because it was told to.
-pub(super) fn was_interrupted(outcome: &anyhow::Result<()>) -> bool {
+pub(super) fn was_interrupted(outcome: &anyhow::Result<()>, format: Format) -> bool {
     match outcome {
         // A command that can be left at any point was left.
         Ok(()) => true,
@@ -165,7 +165,7 @@ pub(super) fn was_interrupted(outcome: &anyhow::Result<()>) -> bool {
                     )
                 );
             if interrupted {
-                let _said = writeln!(std::io::stderr().lock(), "{}", explain(error));
+                say(error, format);
             }
             interrupted
         }
@@ -198,6 +198,19 @@ const fn of_catalog(error: &CatalogError) -> ExitStatus {
         CatalogError::NotTaken(_) => ExitStatus::Unprepared,
         error if error.is_preparation() => ExitStatus::Unprepared,
         _ => ExitStatus::Failed,
+    }
+}
+
+fn say(error: &anyhow::Error, format: Format) {
+    match format {
+        Format::Json => {
+            let reason = explanation::explain(error.as_ref());
+            tracing::error!(reason, "The command ended with an error");
+        }
+        Format::Text => {
+            // Nobody is left to tell where stderr is closed.
+            let _said = writeln!(std::io::stderr().lock(), "{}", explain(error));
+        }
     }
 }
 

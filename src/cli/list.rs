@@ -8,10 +8,13 @@ use time::OffsetDateTime;
 use super::output::{Record, moment, table};
 use super::{Context, TargetArgs};
 use crate::config::{self, ScheduleArgs};
+use crate::dispatch::DrillTimetable;
 use crate::model::ids::Uid;
 use crate::model::kind::BackupKind;
+use crate::model::proof::Verdict;
 use crate::model::summary::Summary;
 use crate::model::suspicion::{Measured, suspicious};
+use crate::model::target::TargetName;
 use crate::vault::{Listed, Vault};
 
 const AFTER_HELP: &str = "\
@@ -20,7 +23,7 @@ and restored) · unfinished (never completed; cannot) · lost (the dump is gone)
 manifest, or it was changed) · SUSPICIOUS (complete, and far smaller than the one before: pgseal accept)
 
 PROOF is the verdict of the last pgseal drill, and its age. With BACKUP_SCHEDULE it says whether the backup that was due \
-last is overdue.";
+last is overdue, with BACKUP_DRILL_SCHEDULE or BACKUP_PROOF_MAX_AGE_DAYS whether a proof is.";
 
 /// List what is in the store, newest first
 #[derive(Args, Debug)]
@@ -35,10 +38,15 @@ pub(super) struct ListArgs {
 impl ListArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let mut vault = context.settings.vault().await?;
-        if let Some(target) = &self.target.target {
-            context.settings.targets()?.require(target)?;
-            vault = vault.of_target(target)?;
-        }
+        let targets = context.settings.targets()?;
+        let names = match &self.target.target {
+            Some(target) => {
+                targets.require(target)?;
+                vault = vault.of_target(target)?;
+                vec![target.clone()]
+            }
+            None => targets.names(),
+        };
         let listed = vault.list_briefly(&config::list_cache()).await?;
         let now = (context.clock)();
         let strange = strange(&vault, &listed).await?;
@@ -46,9 +54,19 @@ impl ListArgs {
             .iter()
             .map(|listed| Record::of(listed).suspicious(&strange))
             .collect();
-        if let Some(late) = self.late(&listed, now)? {
-            // Not among the results: programs that read them get a list.
-            tracing::warn!("{late}");
+        for name in &names {
+            let schedule = targets.schedule(name, &self.schedule);
+            let of = if names.len() > 1 {
+                format!(" of {name}")
+            } else {
+                String::new()
+            };
+            let late = late(&schedule, name, &listed, now)?;
+            let unproved = unproved(&schedule, name, &listed, now)?;
+            for said in late.into_iter().chain(unproved) {
+                // Not among the results: programs that read them get a list.
+                tracing::warn!("OVERDUE{of}: {said}");
+            }
         }
         context.output.print(&records, || {
             if records.is_empty() {
@@ -70,24 +88,67 @@ impl ListArgs {
             text
         })
     }
+}
 
-    /// What to say where the backup that was due is not there.
-    fn late(&self, listed: &[Listed], now: OffsetDateTime) -> anyhow::Result<Option<String>> {
-        let Some(schedule) = self.schedule.schedule()? else {
-            return Ok(None);
-        };
-        let complete = complete(listed).filter(|one| one.kind == BackupKind::Scheduled);
-        let last = complete.map(|one| one.started_at).max();
-        // Of a store that has other backups only, nobody can say since when it is owed scheduled ones.
-        let overdue = schedule.overdue(last, None, now, self.schedule.overdue_after());
-        Ok(overdue.map(|overdue| {
-            let last = overdue.last.map_or_else(|| "none".to_owned(), moment);
+/// What to say where the backup that was due is not there.
+fn late(
+    schedule: &ScheduleArgs,
+    target: &TargetName,
+    listed: &[Listed],
+    now: OffsetDateTime,
+) -> anyhow::Result<Option<String>> {
+    let Some(due) = schedule.due()?.schedule() else {
+        return Ok(None);
+    };
+    let complete = complete(listed).filter(|one| one.target == target.as_str());
+    let complete = complete.filter(|one| one.kind == BackupKind::Scheduled);
+    let last = complete.map(|one| one.started_at).max();
+    // Of a store that has other backups only, nobody can say since when it is owed scheduled ones.
+    let overdue = due.overdue(last, None, now, schedule.overdue_after());
+    Ok(overdue.map(|overdue| {
+        let last = overdue.last.map_or_else(|| "none".to_owned(), moment);
+        format!(
+            "the backup of {} was not made; the last scheduled one is of {last}",
+            moment(overdue.slot)
+        )
+    }))
+}
+
+/// What to say where no drill proved anything for too long.
+fn unproved(
+    schedule: &ScheduleArgs,
+    target: &TargetName,
+    listed: &[Listed],
+    now: OffsetDateTime,
+) -> anyhow::Result<Option<String>> {
+    let timetable = DrillTimetable {
+        target: target.to_string(),
+        schedule: schedule.drills_due()?.schedule(),
+        proof_age_max: schedule.proof_age_max(),
+        patience: schedule.overdue_after(),
+    };
+    let is_its = |one: &&Listed| {
+        let summary = one.summary.as_ref();
+        summary.is_some_and(|summary| summary.target == target.as_str())
+    };
+    let proofs = listed
+        .iter()
+        .filter(is_its)
+        .filter_map(|one| one.proof.as_ref());
+    let proven = proofs.filter(|proof| proof.verdict == Verdict::Proven);
+    // Where nothing was ever proved, nobody can say here since when something is owed.
+    let last = proven.map(|proof| proof.at).max();
+    let due = last.and_then(|last| timetable.proof_due(last));
+    Ok(due
+        .zip(last)
+        .filter(|(due, _)| *due < now)
+        .map(|(due, last)| {
             format!(
-                "OVERDUE: the backup of {} was not made; the last scheduled one is of {last}",
-                moment(overdue.slot)
+                "no drill proved a backup by {}; the last proof is of {}",
+                moment(due),
+                moment(last)
             )
         }))
-    }
 }
 
 fn complete(listed: &[Listed]) -> impl Iterator<Item = &Summary> {

@@ -39,10 +39,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use exit::ExitStatus;
 
-use crate::config::{self, Settings};
+use crate::config::{self, LogArgs, Settings};
 use crate::model::target::TargetName;
 use crate::progress::Progress;
-use crate::telemetry::Verbosity;
+use crate::telemetry::{self, Format, Verbosity};
 use crate::vault::{Entry, Limits, Selector, Vault};
 use crate::worker::Stop;
 
@@ -69,6 +69,8 @@ pub struct Cli {
     settings: Settings,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -130,23 +132,42 @@ impl Cli {
     /// Wrong usage, or a request for help or the version.
     pub fn read(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Self, clap::Error> {
         let matches = config::prepare(Self::command()).try_get_matches_from(arguments)?;
-        Self::from_arg_matches(&matches)
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Prune(prune), Some((_, typed))) = (&mut cli.command, matches.subcommand())
+        {
+            prune.set_typed(config::are_rules_typed(typed));
+        }
+        Ok(cli)
     }
 
-    /// How much is to be said.
+    /// How much is to be said. A service says what it does, because nobody asked it to.
     #[must_use]
     pub const fn verbosity(&self) -> Verbosity {
         match (self.output.quiet, self.output.verbose) {
             (true, _) => Verbosity::Quiet,
+            (false, 0) if self.is_service() => Verbosity::Told,
             (false, 0) => Verbosity::Normal,
             (false, 1) => Verbosity::Verbose,
             (false, _) => Verbosity::Trace,
         }
     }
 
+    /// What its lines are: those of a service are for programs, unless somebody sits before them.
+    #[must_use]
+    pub fn log_format(&self) -> Format {
+        let is_for_programs = self.is_service() && !telemetry::is_read_by_a_person();
+        self.log.format(is_for_programs)
+    }
+
+    const fn is_service(&self) -> bool {
+        matches!(self.command, Command::Worker(_) | Command::Serve(_))
+    }
+
     /// Does what was asked, and says how it ended.
     pub async fn run(self, clock: fn() -> OffsetDateTime) -> ExitStatus {
         let cancel = CancellationToken::new();
+        let format = self.log_format();
+        let is_quiet = self.output.quiet || format == Format::Json;
         let context = Context {
             settings: self.settings,
             output: if self.output.json {
@@ -154,7 +175,7 @@ impl Cli {
             } else {
                 output::Output::Text
             },
-            progress: progress::Style::choose(self.output.quiet),
+            progress: progress::Style::choose(is_quiet),
             work: Arc::new(Progress::default()),
             cancel: cancel.clone(),
             clock,
@@ -162,13 +183,17 @@ impl Cli {
         match self.command {
             Command::Worker(arguments) => {
                 let stop = Stop::default();
-                signals::until_stopped(arguments.run(&context, &stop), || stop.request()).await
+                let served = arguments.run(&context, &stop);
+                signals::until_stopped(served, || stop.request(), format).await
             }
             Command::Serve(arguments) => {
                 let served = arguments.run(&context, &cancel);
-                signals::until_stopped(served, || cancel.cancel()).await
+                signals::until_stopped(served, || cancel.cancel(), format).await
             }
-            command => signals::until_done(command.run(&context), &cancel, &context.work).await,
+            command => {
+                let done = command.run(&context);
+                signals::until_done(done, &cancel, &context.work, format).await
+            }
         }
     }
 }

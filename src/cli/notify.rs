@@ -14,6 +14,7 @@ use crate::config::{self, ConfigError, NotifyArgs};
 use crate::model::event::{Event, EventKind, Facts};
 use crate::model::explanation::explain;
 use crate::model::ids::Uid;
+use crate::model::target::TARGET_DEFAULT;
 use crate::notify::Channel;
 
 const TEST_HELP: &str = "\
@@ -60,7 +61,7 @@ struct TestArgs {
 /// What came of a test.
 #[derive(Serialize)]
 struct Tested {
-    channel: &'static str,
+    channel: String,
     to: String,
     event_id: String,
     error: Option<String>,
@@ -93,19 +94,23 @@ impl NotifyCommandArgs {
 
 impl TestArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let notifier = self.notify.notifier()?;
-        let is_wanted = |channel: &&Channel| {
+        let notifier = self.notify.notifier(&context.settings.targets()?)?;
+        let is_wanted = |channel: &Channel| {
             self.channels.is_empty() || self.channels.iter().any(|name| name == channel.name())
         };
-        if notifier.channels.is_empty() {
+        let channels: Vec<(String, &Channel)> = notifier.named().collect();
+        if channels.is_empty() {
             return Err(ConfigError::Notify(
                 "no channel is set\nhint: pgseal notify test --help names the settings".to_owned(),
             )
             .into());
         }
-        let channels: Vec<&Channel> = notifier.channels.iter().filter(is_wanted).collect();
+        let channels: Vec<_> = channels
+            .into_iter()
+            .filter(|(_, channel)| is_wanted(channel))
+            .collect();
         for name in &self.channels {
-            if !channels.iter().any(|channel| channel.name() == name) {
+            if !channels.iter().any(|(_, channel)| channel.name() == name) {
                 return Err(UsageError(format!("the channel {name} is not set")).into());
             }
         }
@@ -114,12 +119,17 @@ impl TestArgs {
             id: Uid::new(now),
             at: now,
             kind: EventKind::Test,
-            target: "default".to_owned(),
+            target: TARGET_DEFAULT.to_owned(),
             facts: Facts::default(),
         };
-        let tested = join_all(channels.into_iter().map(async |channel| {
+        let tested = join_all(channels.into_iter().map(async |(name, channel)| {
+            let mut event = event.clone();
+            if let Some((_, target)) = name.split_once(':') {
+                // A target's own channel is tried with an event of that target.
+                target.clone_into(&mut event.target);
+            }
             Tested {
-                channel: channel.name(),
+                channel: name,
                 to: channel.describe(),
                 event_id: event.id.to_string(),
                 error: channel

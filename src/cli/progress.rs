@@ -40,6 +40,12 @@ impl Style {
         progress: &Arc<Progress>,
         work: impl Future<Output = T>,
     ) -> T {
+        let done = self.shown(progress, work).await;
+        progress.end_stage();
+        done
+    }
+
+    async fn shown<T>(self, progress: &Arc<Progress>, work: impl Future<Output = T>) -> T {
         match self {
             Self::Silent => work.await,
             Self::Lines => {

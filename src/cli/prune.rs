@@ -5,9 +5,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::output::{bytes, counted, moment, table};
+use super::service::catalog_if_there;
 use super::{Context, TargetArgs};
 use crate::catalog::Catalog;
-use crate::config::{self, ConfigError, RetentionArgs};
+use crate::config::RetentionArgs;
+use crate::model::target::TargetName;
 use crate::retention::{Decision, Plan, Pruned, Retention, Verdict, Wishes, name};
 
 const AFTER_HELP: &str = "\
@@ -15,6 +17,7 @@ Examples:
   pgseal prune --plan                          what would go, and why everything else stays
   pgseal prune --keep-daily 7 --keep-weekly 5  by these rules; else those of BACKUP_RETENTION_DAYS and BACKUP_KEEP_*
   pgseal prune --retention-days 30,manual=365  for each kind its own
+  pgseal prune --target shop                   one target alone; else all of them, each by its own rules unless some are typed
 
 A backup stays that any rule keeps. Whatever the rules say, these stay: the newest good and the newest proven one of each database, \
 what a restore needs, safety backups until pgseal release, and what nobody can read. Nothing goes while a backup looks wrong \
@@ -47,6 +50,8 @@ pub(super) struct PruneArgs {
     target: TargetArgs,
     #[command(flatten)]
     retention: RetentionArgs,
+    #[arg(skip)]
+    is_typed: bool,
 }
 
 /// Backups are due, and none was deleted.
@@ -60,38 +65,127 @@ pub(super) struct Held(Vec<String>);
 struct NotDeleted(usize);
 
 impl PruneArgs {
+    /// Whether rules were typed; they go before those of the targets' file.
+    pub(super) const fn set_typed(&mut self, is_typed: bool) {
+        self.is_typed = is_typed;
+    }
+
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let target = self.target.target.unwrap_or_default();
-        context.settings.targets()?.require(&target)?;
-        let retention = Retention {
-            vault: context.settings.vault().await?.of_target(&target)?,
-            catalog: if self.store_only {
-                None
-            } else {
-                catalog().await?
-            },
-            target: target.to_string(),
-            policy: self.retention.policy(),
-            clock: context.clock,
+        let targets = context.settings.targets()?;
+        let names = match &self.target.target {
+            Some(target) => {
+                targets.require(target)?;
+                vec![target.clone()]
+            }
+            None => targets.names(),
+        };
+        let vault = context.settings.vault().await?;
+        let catalog = if self.store_only {
+            None
+        } else {
+            catalog().await?
         };
         let wishes = Wishes {
             include_foreign: self.include_foreign,
             many: self.many,
         };
-        let plan = retention.plan(wishes).await?;
-        if self.plan {
-            return context.output.print(&Planned::of(&plan), || text(&plan));
+        let mut all = Vec::new();
+        for target in &names {
+            let policy = if self.is_typed {
+                self.retention.policy()
+            } else {
+                targets.policy(target, &self.retention)
+            };
+            let retention = Retention {
+                vault: vault.of_target(target)?,
+                catalog: catalog.clone(),
+                target: target.to_string(),
+                policy,
+                clock: context.clock,
+            };
+            let plan = retention.plan(wishes).await?;
+            let pruned = if self.plan {
+                None
+            } else {
+                Some(retention.carry_out(&plan).await?)
+            };
+            all.push((target, plan, pruned));
         }
-        let pruned = retention.carry_out(&plan).await?;
-        let done = Done::of(&plan, &pruned);
-        context.output.print(&done, || done.text())?;
-        if !pruned.failed.is_empty() {
-            return Err(NotDeleted(pruned.failed.len()).into());
+        print(context, &all)?;
+        let done = || {
+            all.iter()
+                .filter_map(|(_, plan, pruned)| Some((plan, pruned.as_ref()?)))
+        };
+        let failed: usize = done().map(|(_, pruned)| pruned.failed.len()).sum();
+        if failed > 0 {
+            return Err(NotDeleted(failed).into());
         }
-        if plan.is_held() {
-            return Err(Held(plan.held).into());
+        let held = done().filter(|(plan, _)| plan.is_held());
+        let held: Vec<String> = held.flat_map(|(plan, _)| plan.held.clone()).collect();
+        if !held.is_empty() {
+            return Err(Held(held).into());
         }
         Ok(())
+    }
+}
+
+type OfTarget<'a> = (&'a TargetName, Plan, Option<Pruned>);
+
+/// One target's as it is, those of several under their names.
+fn print(context: &Context, all: &[OfTarget<'_>]) -> anyhow::Result<()> {
+    let each: Vec<Said<'_>> = all.iter().map(Said::of).collect();
+    if let [only] = each.as_slice() {
+        return context.output.print(&only.outcome, || only.outcome.text());
+    }
+    context.output.print(&each, || {
+        let texts = each
+            .iter()
+            .map(|said| format!("{}: {}", said.target, said.outcome.text()));
+        texts.collect::<Vec<_>>().join("\n")
+    })
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    target: &'a str,
+    #[serde(flatten)]
+    outcome: Outcome<'a>,
+}
+
+/// What would be done, or what was.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcome<'a> {
+    Planned {
+        #[serde(flatten)]
+        planned: Planned<'a>,
+        #[serde(skip)]
+        plan: &'a Plan,
+    },
+    Done(Done<'a>),
+}
+
+impl<'a> Said<'a> {
+    fn of((target, plan, pruned): &'a OfTarget<'_>) -> Self {
+        Self {
+            target: target.as_str(),
+            outcome: match pruned {
+                Some(pruned) => Outcome::Done(Done::of(plan, pruned)),
+                None => Outcome::Planned {
+                    planned: Planned::of(plan),
+                    plan,
+                },
+            },
+        }
+    }
+}
+
+impl Outcome<'_> {
+    fn text(&self) -> String {
+        match self {
+            Self::Planned { plan, .. } => text(plan),
+            Self::Done(done) => done.text(),
+        }
     }
 }
 
@@ -99,16 +193,9 @@ impl PruneArgs {
 async fn catalog() -> anyhow::Result<Option<Catalog>> {
     const HINT: &str =
         "nothing was deleted\nhint: pgseal prune --store-only does not ask the catalog";
-    let connection = match config::catalog_address() {
-        Ok((connection, _)) => connection,
-        Err(ConfigError::NoCatalog) => return Ok(None),
-        Err(error) => return Err(anyhow::Error::from(error).context(HINT)),
-    };
-    match Catalog::open(&connection).await {
-        Ok(catalog) => Ok(Some(catalog)),
-        Err(error) if error.is_no_catalog() => Ok(None),
-        Err(error) => Err(anyhow::Error::from(error).context(HINT)),
-    }
+    catalog_if_there()
+        .await
+        .map_err(|error| error.context(HINT))
 }
 
 /// A plan as JSON.

@@ -1,6 +1,7 @@
 //! `pgseal restore`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -8,9 +9,13 @@ use serde::Serialize;
 use super::exit::{ProblemsFound, UsageError};
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::plan::PlanArgs;
+use super::tell::Teller;
 use super::{BackupSelection, Context, ForeignArgs};
-use crate::config::{self, Settings};
+use crate::backup::Stages;
+use crate::config::{self, NotifyArgs, Settings};
 use crate::model::connection::Connection;
+use crate::model::event::{self, EventKind};
+use crate::model::explanation::explain;
 use crate::model::kept::KeptRecord;
 use crate::model::target::TargetName;
 use crate::progress::Progress;
@@ -52,6 +57,8 @@ pub(super) struct RestoreArgs {
     plan: PlanArgs,
     #[command(flatten)]
     foreign: ForeignArgs,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -132,14 +139,61 @@ impl RestoreArgs {
             plan: plan_id,
             lock_wait: self.plan.lock_wait(),
         };
-        let progress = Arc::clone(&context.work);
-        let restoring = restore::run(&stages, request, &progress, &context.cancel);
-        let restored = context.progress.show(&progress, restoring).await?;
-        context
+        self.carry_out(&stages, request, context).await
+    }
+
+    /// Restores, says what came of it, and tells who wants to hear of it.
+    async fn carry_out(
+        &self,
+        stages: &Stages,
+        request: RestoreRequest,
+        context: &Context,
+    ) -> anyhow::Result<()> {
+        let teller = Teller::of(&self.notify, &request.target, context);
+        let known = event::Facts {
+            database: Some(request.to.database().to_owned()),
+            object_key: Some(request.entry.key().to_owned()),
+            ..event::Facts::default()
+        };
+        let progress = &context.work;
+        let started = Instant::now();
+        let restoring = Box::pin(restore::run(stages, request, progress, &context.cancel));
+        // Whoever is told of the beginning must not hold the restore up.
+        let restored = tokio::select! {
+            biased;
+            restored = context.progress.show(progress, restoring) => restored,
+            never = teller.tell_on(EventKind::RestoreStarted, &known) => never,
+        };
+        let known = event::Facts {
+            seconds: Some(started.elapsed().as_secs_f64()),
+            ..known
+        };
+        let restored = match restored {
+            Ok(restored) => restored,
+            Err(error) => {
+                let failed = event::Facts {
+                    stage: Some(progress.read().stage).filter(|stage| !stage.is_empty()),
+                    error: Some(explain(&error)),
+                    ..known
+                };
+                teller.tell(EventKind::RestoreFailed, failed).await;
+                return Err(error.into());
+            }
+        };
+        let printed = context
             .output
-            .print(&Self::report(&restored, &progress), || {
-                text(&restored, &progress)
-            })
+            .print(&Self::report(&restored, progress), || {
+                text(&restored, progress)
+            });
+        let done = event::Facts {
+            plain_bytes: Some(restored.plain_bytes),
+            tables: restored.compared.map(|(tables, _)| tables as u64),
+            rows: restored.compared.map(|(_, rows)| rows),
+            warnings: Some(restored.warnings.len() as u64),
+            ..known
+        };
+        teller.tell(EventKind::RestoreCompleted, done).await;
+        printed
     }
 
     /// No URL is a target's name: it has a colon.

@@ -4,32 +4,44 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::Args;
+use rand::random;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Context;
+use super::drill::{Trial, Turn, carry_out, turn_by_catalog, turn_by_store, verdict};
 use super::output::moment;
-use super::service::{Service, timetable};
-use crate::backup::{self, BackupRequest};
-use crate::config::{self, QueueArgs, ScheduleArgs};
-use crate::dispatch::{Asked, scheduled};
+use super::service::{Service, catalog_if_there, drills, timetables};
+use super::tell::Teller;
+use super::{Context, TargetArgs};
+use crate::backup::{self, BackupRequest, Stages};
+use crate::catalog::{Catalog, DrillSlot};
+use crate::config::{self, ConfigError, Due, NotifyArgs, QueueArgs, ScheduleArgs, Targets};
+use crate::dispatch::{Asked, DrillAsked, DrillTimetable, Drills, scheduled};
+use crate::model::event::{EventKind, Facts};
+use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
-use crate::model::target::TARGET_DEFAULT;
+use crate::model::manifest::Manifest;
+use crate::model::target::TargetName;
+use crate::pg::inspect::Depth;
 use crate::progress::Progress;
+use crate::queue::rq::names::JobId;
 use crate::retention::name;
-use crate::vault::Vault;
+use crate::vault::{Limits, Selector, Vault};
 
 const AFTER_HELP: &str = "\
 Examples, for a platform with a timer of its own:
   pgseal run-scheduled && pgseal prune         backs up if the last slot of BACKUP_SCHEDULE has no backup yet
+  pgseal run-scheduled --target shop           that target alone; else all of them, each by its own schedule
   pgseal run-scheduled --enqueue               asks the workers instead; needs REDIS_URL and a catalog
 
 It can be called as often as you like, each slot gets one backup; what was missed is made up for once. Without BACKUP_SCHEDULE every \
-call makes a backup. Where pgseal worker has BACKUP_SCHEDULE, it needs no timer.
+call makes a backup. With BACKUP_DRILL_SCHEDULE it makes the drill that is due, too. Where pgseal worker has the schedules, it needs \
+no timer.
 
-Exit codes: 0 the slot has its backup, or it is asked for or waits for its target · others as of pgseal backup";
+Exit codes: 0 the slot has its backup, or it is asked for or waits for its target · others as of pgseal backup and pgseal drill, \
+for the first of several that failed";
 
 /// The label that says which slot a backup was made for.
 const SLOT_LABEL: &str = "slot";
@@ -44,81 +56,348 @@ pub(super) struct RunScheduledArgs {
     #[arg(long)]
     enqueue: bool,
     #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
     schedule: ScheduleArgs,
     #[command(flatten)]
     queue: QueueArgs,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 #[derive(Serialize)]
 struct Ran {
+    target: String,
+    /// `backup` or `drill`.
+    what: &'static str,
     #[serde(with = "time::serde::rfc3339::option")]
     slot: Option<OffsetDateTime>,
-    /// `made`, `was made`, `asked for`, `was asked for`, `waits`, `nothing due`.
+    /// `made`, `was made`, `asked for`, `was asked for`, `waits`, `nothing due`, `no backup`, `over budget`, `failed`.
     outcome: &'static str,
     name: Option<String>,
     backup_id: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'static str>,
 }
 
 impl RunScheduledArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         context.settings.require_named_store()?;
-        let ran = if self.enqueue {
-            self.ask(context).await?
-        } else {
-            self.make(context).await?
+        let targets = context.settings.targets()?;
+        let names = match &self.target.target {
+            Some(target) => {
+                targets.require(target)?;
+                vec![target.clone()]
+            }
+            None => targets.names(),
         };
-        context.output.print(&ran, || text(&ran))
+        let mut first_error = None;
+        let ran = if self.enqueue {
+            self.ask(&targets, &names, context).await?
+        } else {
+            self.make_all(&targets, &names, context, &mut first_error)
+                .await?
+        };
+        let texts = || ran.iter().map(text).collect::<Vec<_>>().join("\n");
+        match ran.as_slice() {
+            // What failed alone is an error and no result.
+            [only] if only.outcome == "failed" => {}
+            [only] => context.output.print(only, texts)?,
+            several => context.output.print(&several, texts)?,
+        }
+        first_error.map_or(Ok(()), Err)
     }
 
-    /// The work itself, on the store alone.
-    async fn make(&self, context: &Context) -> anyhow::Result<Ran> {
-        let schedule = self.schedule.schedule()?;
+    /// The work itself, one after the other: that one failed is no reason to leave the others out.
+    async fn make_all(
+        &self,
+        targets: &Targets,
+        names: &[TargetName],
+        context: &Context,
+        first_error: &mut Option<anyhow::Error>,
+    ) -> anyhow::Result<Vec<Ran>> {
+        let drills = drills(targets, &self.schedule)?;
+        let is_due = |one: &&DrillTimetable| {
+            one.schedule.is_some() && names.iter().any(|name| name.as_str() == one.target)
+        };
+        let due: Vec<&DrillTimetable> = drills.timetables.iter().filter(is_due).collect();
+        if !due.is_empty() && config::drill_server_if_named()?.is_none() {
+            return Err(ConfigError::DrillsWithoutServer.into());
+        }
         let stages = context.settings.stages(context.clock).await?;
-        let slot = schedule.and_then(|schedule| schedule.last_slot((context.clock)()));
+        let mut ran = Vec::new();
+        let mut keep = |ran: &mut Vec<Ran>, of: Ran, done: anyhow::Result<Ran>| match done {
+            Ok(done) => ran.push(done),
+            Err(error) => {
+                if first_error.is_some() {
+                    tracing::error!(
+                        target = of.target,
+                        reason = explain(error.as_ref()),
+                        "{} failed",
+                        of.what
+                    );
+                }
+                first_error.get_or_insert(error);
+                ran.push(of);
+            }
+        };
+        for name in names {
+            if context.cancel.is_cancelled() {
+                break;
+            }
+            let schedule = targets.schedule(name, &self.schedule);
+            let due = match schedule.due()? {
+                Due::Never => continue,
+                Due::Unsaid => None,
+                Due::By(schedule) => Some(schedule.last_slot((context.clock)())),
+            };
+            let slot = due.flatten();
+            let made = Box::pin(self.make(targets, name, slot, &stages, context)).await;
+            keep(&mut ran, Ran::new("backup", name, slot, "failed"), made);
+        }
+        for timetable in due {
+            if context.cancel.is_cancelled() {
+                break;
+            }
+            let Ok(name) = TargetName::parse(&timetable.target) else {
+                continue;
+            };
+            let made = Box::pin(self.drill(&name, timetable, &drills, &stages, context)).await;
+            keep(&mut ran, Ran::new("drill", &name, None, "failed"), made);
+        }
+        Ok(ran)
+    }
+
+    /// One target's backup, on the store alone.
+    async fn make(
+        &self,
+        targets: &Targets,
+        target: &TargetName,
+        slot: Option<OffsetDateTime>,
+        stages: &Stages,
+        context: &Context,
+    ) -> anyhow::Result<Ran> {
+        let ran = |outcome| Ran::new("backup", target, slot, outcome);
+        let mut stages = stages.clone();
+        stages.vault = stages.vault.of_target(target)?;
         if let Some(slot) = slot {
-            if let Some(name) = made_for(&stages.vault, slot, (context.clock)()).await? {
-                return Ok(Ran::new(Some(slot), "was made").named(name));
+            let found = made_for(&stages.vault, target, slot, (context.clock)()).await?;
+            if let Some(name) = found {
+                return Ok(ran("was made").named(name));
             }
         }
         let label =
             slot.and_then(|slot| Some((SLOT_LABEL.to_owned(), slot.format(&Rfc3339).ok()?)));
         let request = BackupRequest {
-            connection: config::connection(None, "DATABASE_URL")?,
-            target: TARGET_DEFAULT.to_owned(),
+            connection: targets.connection_of(target)?,
+            target: target.to_string(),
             kind: BackupKind::Scheduled,
             labels: BTreeMap::from_iter(label),
             exclude_table_data: Vec::new(),
             requested: None,
         };
-        let progress = Arc::new(Progress::default());
-        let made = backup::run(&stages, &request, &progress, &context.cancel);
-        let manifest = context.progress.show(&progress, made).await?;
-        Ok(Ran::new(slot, "made").named(manifest.name))
+        let manifest = self.told(&stages, &request, target, context).await?;
+        Ok(ran("made").named(manifest.name))
     }
 
-    async fn ask(&self, context: &Context) -> anyhow::Result<Ran> {
+    /// Makes a backup, and tells that it begins and what came of it.
+    async fn told(
+        &self,
+        stages: &Stages,
+        request: &BackupRequest,
+        target: &TargetName,
+        context: &Context,
+    ) -> anyhow::Result<Manifest> {
+        let teller = Teller::of(&self.notify, target, context);
+        let known = Facts {
+            database: Some(request.connection.database().to_owned()),
+            backup_kind: Some(request.kind.as_str().to_owned()),
+            ..Facts::default()
+        };
+        let progress = Arc::new(Progress::default());
+        let making = Box::pin(backup::run(stages, request, &progress, &context.cancel));
+        let made = tokio::select! {
+            biased;
+            made = context.progress.show(&progress, making) => made,
+            never = teller.tell_on(EventKind::BackupStarted, &known) => never,
+        };
+        match made {
+            Ok(manifest) => {
+                let done = Facts::of_manifest(&manifest);
+                teller.tell(EventKind::BackupCompleted, done).await;
+                Ok(manifest)
+            }
+            Err(error) => {
+                let failed = Facts {
+                    stage: Some(progress.read().stage).filter(|stage| !stage.is_empty()),
+                    error: Some(explain(&error)),
+                    ..known
+                };
+                teller.tell(EventKind::BackupFailed, failed).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// One target's drill: by the catalog, where there is one, else by what the store says.
+    async fn drill(
+        &self,
+        target: &TargetName,
+        timetable: &DrillTimetable,
+        drills: &Drills,
+        stages: &Stages,
+        context: &Context,
+    ) -> anyhow::Result<Ran> {
+        let server = config::drill_server(None)?;
+        let job = JobId::from_random(random());
+        let catalog = catalog_if_there().await?;
+        let (slot, turn) = match &catalog {
+            Some(catalog) => slot_by_catalog(catalog, target, timetable, drills, &job).await?,
+            None => {
+                let now = (context.clock)();
+                slot_by_store(&stages.vault, target, timetable, drills, now).await?
+            }
+        };
+        let ran = |outcome| Ran::new("drill", target, slot, outcome);
+        let key = match turn {
+            Turn::Of(key) => key,
+            Turn::NoBackup => return Ok(ran("no backup")),
+            Turn::TooDear { .. } => return Ok(ran("over budget")),
+            Turn::Settled if slot.is_none() => return Ok(ran("nothing due")),
+            Turn::Settled => return Ok(ran("was made")),
+        };
+        let trial = Trial {
+            entry: stages.vault.find(&Selector::Key(key)).await?,
+            server,
+            depth: Depth::Number,
+            limits: Limits::default(),
+            ledger: catalog.map(|catalog| (catalog, job)),
+        };
+        let progress = Arc::new(Progress::default());
+        let drilled = carry_out(trial, stages, &self.notify, &progress, context).await?;
+        verdict(&drilled)?;
+        Ok(Ran {
+            verdict: Some(drilled.verdict.as_str()),
+            ..ran("made").named(drilled.backup)
+        })
+    }
+
+    async fn ask(
+        &self,
+        targets: &Targets,
+        names: &[TargetName],
+        context: &Context,
+    ) -> anyhow::Result<Vec<Ran>> {
         let service = Service::open(&self.queue).await?;
         let (dispatch, now) = (service.dispatch, (context.clock)());
-        let Some(timetable) = timetable(&self.schedule)? else {
-            let (row, _queued) = dispatch.backup(scheduled(TARGET_DEFAULT), now).await?;
-            return Ok(Ran::new(None, "asked for").of_row(row.id));
-        };
-        Ok(match dispatch.scheduled(&timetable, now).await? {
-            Asked::Nothing => Ran::new(None, "nothing due"),
-            Asked::Already(slot, id) => Ran::new(Some(slot), "was asked for").of_row(id),
-            Asked::Now(slot, id) => Ran::new(Some(slot), "asked for").of_row(id),
-            Asked::Waits(slot, _) => Ran::new(Some(slot), "waits"),
-        })
+        let timetables = timetables(targets, &self.schedule)?;
+        let mut ran = Vec::new();
+        for name in names {
+            let timetable = timetables.iter().find(|one| one.target == name.as_str());
+            let asked = |slot, outcome| Ran::new("backup", name, slot, outcome);
+            let Some(timetable) = timetable else {
+                if matches!(targets.schedule(name, &self.schedule).due()?, Due::Unsaid) {
+                    let (row, _queued) = dispatch.backup(scheduled(name.as_str()), now).await?;
+                    ran.push(asked(None, "asked for").of_row(row.id));
+                }
+                continue;
+            };
+            ran.push(match dispatch.scheduled(timetable, now).await? {
+                Asked::Nothing => asked(None, "nothing due"),
+                Asked::Already(slot, id) => asked(Some(slot), "was asked for").of_row(id),
+                Asked::Now(slot, id) => asked(Some(slot), "asked for").of_row(id),
+                Asked::Waits(slot, _) => asked(Some(slot), "waits"),
+            });
+        }
+        let drills = drills(targets, &self.schedule)?;
+        for timetable in drills
+            .timetables
+            .iter()
+            .filter(|one| one.schedule.is_some())
+        {
+            let Some(name) = names.iter().find(|name| name.as_str() == timetable.target) else {
+                continue;
+            };
+            let asked = |slot, outcome| Ran::new("drill", name, slot, outcome);
+            ran.push(
+                match dispatch.scheduled_drill(timetable, &drills, now).await? {
+                    DrillAsked::Nothing => asked(None, "nothing due"),
+                    DrillAsked::Now(slot, id) => asked(Some(slot), "asked for").of_row(id),
+                    DrillAsked::NoBackup => asked(None, "no backup"),
+                    DrillAsked::TooDear { .. } => asked(None, "over budget"),
+                },
+            );
+        }
+        Ok(ran)
     }
 }
 
+/// The slot that is due by the catalog's clock, and whose turn it is.
+async fn slot_by_catalog(
+    catalog: &Catalog,
+    target: &TargetName,
+    timetable: &DrillTimetable,
+    drills: &Drills,
+    job: &JobId,
+) -> anyhow::Result<(Option<OffsetDateTime>, Turn)> {
+    let Some(slot) = timetable.slot(catalog).await? else {
+        return Ok((None, Turn::Settled));
+    };
+    let place = DrillSlot {
+        schedule: &timetable.name(),
+        at: slot,
+    };
+    let targets = [target.clone()];
+    let turn = turn_by_catalog(catalog, &targets, drills, Some(place), job).await?;
+    Ok((Some(slot), turn))
+}
+
+/// Without a catalog a slot has its drill, when some backup was tried since.
+async fn slot_by_store(
+    vault: &Vault,
+    target: &TargetName,
+    timetable: &DrillTimetable,
+    drills: &Drills,
+    now: OffsetDateTime,
+) -> anyhow::Result<(Option<OffsetDateTime>, Turn)> {
+    let schedule = timetable.schedule.as_ref();
+    let Some(slot) = schedule.and_then(|schedule| schedule.last_slot(now)) else {
+        return Ok((None, Turn::Settled));
+    };
+    let listed = vault
+        .of_target(target)?
+        .list_briefly(&config::list_cache())
+        .await?;
+    let is_its = |one: &&crate::vault::Listed| {
+        let summary = one.summary.as_ref();
+        summary.is_some_and(|summary| summary.target == target.as_str())
+    };
+    let mut proofs = listed
+        .iter()
+        .filter(is_its)
+        .filter_map(|one| one.proof.as_ref());
+    if proofs.any(|proof| proof.at >= slot && proof.at <= now + CLOCKS_DIFFER_MAX) {
+        return Ok((Some(slot), Turn::Settled));
+    }
+    let targets = [target.clone()];
+    Ok((Some(slot), turn_by_store(vault, &targets, drills).await?))
+}
+
 impl Ran {
-    const fn new(slot: Option<OffsetDateTime>, outcome: &'static str) -> Self {
+    fn new(
+        what: &'static str,
+        target: &TargetName,
+        slot: Option<OffsetDateTime>,
+        outcome: &'static str,
+    ) -> Self {
         Self {
+            target: target.to_string(),
+            what,
             slot,
             outcome,
             name: None,
             backup_id: None,
+            verdict: None,
         }
     }
 
@@ -141,6 +420,7 @@ impl Ran {
 /// every slot until then.
 async fn made_for(
     vault: &Vault,
+    target: &TargetName,
     slot: OffsetDateTime,
     now: OffsetDateTime,
 ) -> anyhow::Result<Option<String>> {
@@ -154,21 +434,47 @@ async fn made_for(
             Some(label) => OffsetDateTime::parse(label, &Rfc3339).is_ok_and(|label| label == slot),
             None => summary.started_at >= slot && summary.started_at <= now + CLOCKS_DIFFER_MAX,
         };
-        summary.kind == BackupKind::Scheduled && summary.target == TARGET_DEFAULT && is_for_it
+        let is_its = summary.target == target.as_str();
+        summary.kind == BackupKind::Scheduled && is_its && is_for_it
     });
     Ok(found.map(|summary| name(&summary.object_key).to_owned()))
 }
 
 fn text(ran: &Ran) -> String {
+    let target = TargetName::parse(&ran.target).unwrap_or_default();
+    let of_target = if target.is_default() {
+        String::new()
+    } else {
+        format!(" of {target}")
+    };
     let of = ran
         .slot
         .map_or_else(String::new, |slot| format!(" of {}", moment(slot)));
-    match (ran.outcome, &ran.name, ran.backup_id) {
-        ("made", Some(name), _) => format!("Backup {name} is complete; it is the one{of}"),
-        ("was made", Some(name), _) => format!("Backup {name} is the one{of} already"),
-        ("was asked for", _, Some(id)) => format!("Backup {id}{of} was asked for already"),
-        ("asked for", _, Some(id)) => format!("Backup {id}{of} is asked for"),
-        ("waits", ..) => format!("The backup{of} waits: its target has another job"),
-        _ => "Nothing is due yet".to_owned(),
+    let (name, id) = (
+        ran.name.as_deref().unwrap_or("?"),
+        ran.backup_id.unwrap_or(0),
+    );
+    if ran.what == "drill" {
+        let verdict = ran.verdict.unwrap_or_default();
+        return match ran.outcome {
+            "made" => format!("Backup {name} is {verdict}; it is the drill{of_target}{of}"),
+            "was made" => format!("The drill{of_target}{of} was made already"),
+            "asked for" => format!("The drill{of_target}{of} is asked for: backup {id}"),
+            "no backup" => format!("The drill{of_target}{of} waits: there is no backup"),
+            "over budget" => format!(
+                "The drill{of_target}{of} waits: it would fetch more than BACKUP_DRILL_MONTHLY_BYTES has left this month"
+            ),
+            "failed" => format!("The drill{of_target}{of} FAILED"),
+            _ => format!("No drill{of_target} is due"),
+        };
+    }
+    match ran.outcome {
+        "made" => format!("Backup {name} is complete; it is the one{of_target}{of}"),
+        "was made" => format!("Backup {name} is the one{of_target}{of} already"),
+        "was asked for" => format!("Backup {id}{of_target}{of} was asked for already"),
+        "asked for" => format!("Backup {id}{of_target}{of} is asked for"),
+        "waits" => format!("The backup{of_target}{of} waits: its target has another job"),
+        "failed" => format!("The backup{of_target}{of} FAILED"),
+        _ => format!("Nothing{of_target} is due yet"),
     }
 }

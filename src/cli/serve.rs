@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::service::{Service, timetable};
+use super::service::{Service, drills, timetables};
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
 use crate::config::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs};
 
@@ -52,8 +52,9 @@ impl ServeArgs {
         }
         context.settings.require_named_store()?;
         let tokens = Tokens::new(rules(&self.tokens), self.tokens.key()?.expose_secret())?;
-        let databases = context.settings.targets()?.connections()?;
-        let targets = databases.into_iter().map(|(name, connection)| {
+        let configured = context.settings.targets()?;
+        let targets = configured.connections()?;
+        let targets = targets.into_iter().map(|(name, connection)| {
             let database = connection.database().to_owned();
             (
                 name,
@@ -69,7 +70,8 @@ impl ServeArgs {
             dispatch: service.dispatch,
             vault: context.settings.vault().await?,
             targets,
-            timetable: timetable(&self.schedule)?,
+            timetables: timetables(&configured, &self.schedule)?,
+            drills: drills(&configured, &self.schedule)?,
             tokens,
             rules: Rules {
                 confirmation: match self.api.restore_confirm {

@@ -1,9 +1,8 @@
-//! What every command of the service opens: the catalog and the queue.
+//! What every command of the service opens, the catalog and the queue, and what it knows of all targets.
 
 use crate::catalog::Catalog;
-use crate::config::{self, ConfigError, QueueArgs, ScheduleArgs};
-use crate::dispatch::{Dispatch, Timetable};
-use crate::model::target::TARGET_DEFAULT;
+use crate::config::{self, ConfigError, QueueArgs, ScheduleArgs, Targets};
+use crate::dispatch::{Dispatch, DrillTimetable, Drills, Timetable};
 use crate::queue::Queue;
 
 /// The catalog and the queue.
@@ -28,13 +27,54 @@ impl Service {
     }
 }
 
-/// When the default target is backed up; `None`: when somebody asks.
-pub(super) fn timetable(schedule: &ScheduleArgs) -> Result<Option<Timetable>, ConfigError> {
-    let overdue_after = schedule.overdue_after();
-    let timetable = |schedule| Timetable {
-        target: TARGET_DEFAULT.to_owned(),
-        schedule,
-        overdue_after,
+/// When each target is backed up without anybody asking.
+pub(super) fn timetables(
+    targets: &Targets,
+    schedule: &ScheduleArgs,
+) -> Result<Vec<Timetable>, ConfigError> {
+    let mut timetables = Vec::new();
+    for name in targets.names() {
+        let own = targets.schedule(&name, schedule);
+        if let Some(schedule) = own.due()?.schedule() {
+            timetables.push(Timetable {
+                target: name.to_string(),
+                schedule,
+                overdue_after: own.overdue_after(),
+            });
+        }
+    }
+    Ok(timetables)
+}
+
+/// When each target's backups are tried, and what that may fetch.
+pub(super) fn drills(targets: &Targets, schedule: &ScheduleArgs) -> Result<Drills, ConfigError> {
+    let mut timetables = Vec::new();
+    for name in targets.names() {
+        let own = targets.schedule(&name, schedule);
+        let (schedule, proof_age_max) = (own.drills_due()?.schedule(), own.proof_age_max());
+        if schedule.is_some() || proof_age_max.is_some() {
+            timetables.push(DrillTimetable {
+                target: name.to_string(),
+                schedule,
+                proof_age_max,
+                patience: own.overdue_after(),
+            });
+        }
+    }
+    let budget = schedule.budget()?;
+    Ok(Drills { timetables, budget })
+}
+
+/// The catalog, where there is one.
+pub(super) async fn catalog_if_there() -> anyhow::Result<Option<Catalog>> {
+    let connection = match config::catalog_address() {
+        Ok((connection, _)) => connection,
+        Err(ConfigError::NoCatalog) => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
-    Ok(schedule.schedule()?.map(timetable))
+    match Catalog::open(&connection).await {
+        Ok(catalog) => Ok(Some(catalog)),
+        Err(error) if error.is_no_catalog() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

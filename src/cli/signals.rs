@@ -8,19 +8,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::ExitStatus;
 use crate::progress::Progress;
+use crate::telemetry::Format;
 
 /// Does the work, and ends it when a signal asks for that.
 pub(super) async fn until_done(
     work: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
     progress: &Progress,
+    format: Format,
 ) -> ExitStatus {
     let (Ok(interrupt), Ok(terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
     ) else {
         // Without handlers a signal ends the process at once, which loses nothing that was committed.
-        return ExitStatus::of(&work.await);
+        return ExitStatus::of(&work.await, format);
     };
     let mut signals = Signals {
         interrupt,
@@ -28,7 +30,7 @@ pub(super) async fn until_done(
     };
     let mut work = pin!(work);
     let first = tokio::select! {
-        done = &mut work => return ExitStatus::of(&done),
+        done = &mut work => return ExitStatus::of(&done, format),
         first = signals.next() => first,
     };
     cancel.cancel();
@@ -39,7 +41,7 @@ pub(super) async fn until_done(
     };
     tokio::select! {
         // Work that was past its point of no return ends as what it is.
-        done = &mut work => if super::exit::was_interrupted(&done) { first } else { ExitStatus::of(&done) },
+        done = &mut work => if super::exit::was_interrupted(&done, format) { first } else { ExitStatus::of(&done, format) },
         second = second => second,
     }
 }
@@ -49,12 +51,13 @@ pub(super) async fn until_done(
 pub(super) async fn until_stopped(
     work: impl Future<Output = anyhow::Result<()>>,
     request: impl Fn(),
+    format: Format,
 ) -> ExitStatus {
     let (Ok(interrupt), Ok(terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
     ) else {
-        return ExitStatus::of(&work.await);
+        return ExitStatus::of(&work.await, format);
     };
     let mut signals = Signals {
         interrupt,
@@ -63,12 +66,12 @@ pub(super) async fn until_stopped(
     let mut work = pin!(work);
     for _ in 0..2 {
         tokio::select! {
-            done = &mut work => return ExitStatus::of(&done),
+            done = &mut work => return ExitStatus::of(&done, format),
             _ = signals.next() => request(),
         }
     }
     tokio::select! {
-        done = &mut work => ExitStatus::of(&done),
+        done = &mut work => ExitStatus::of(&done, format),
         third = signals.next() => third,
     }
 }

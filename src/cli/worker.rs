@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use super::Context;
 use super::output::table;
-use super::service::{Service, timetable};
-use crate::config::{self, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs, WorkerTimes};
+use super::service::{Service, drills, timetables};
+use crate::config::{
+    self, ConfigError, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs, WorkerTimes,
+};
 use crate::queue::rq::names::{QueueName, WorkerName};
 use crate::worker::{self, Alive, State, Stop, Times, Until, Worker};
 
@@ -57,6 +59,14 @@ impl WorkerArgs {
         }
         context.settings.require_named_store()?;
         let service = Service::open(&self.queue).await?;
+        let targets = context.settings.targets()?;
+        let connections = targets.connections()?;
+        let drill_server = config::drill_server_if_named()?;
+        let drills = drills(&targets, &self.schedule)?;
+        let mut timetables_of_drills = drills.timetables.iter();
+        if drill_server.is_none() && timetables_of_drills.any(|one| one.schedule.is_some()) {
+            return Err(ConfigError::DrillsWithoutServer.into());
+        }
         let queues = if self.queues.is_empty() {
             vec![self.queue.default_queue.clone()]
         } else {
@@ -67,10 +77,15 @@ impl WorkerArgs {
             queues,
             dispatch: service.dispatch,
             stages: context.settings.stages(context.clock).await?,
-            targets: context.settings.targets()?.connections()?,
-            drill_server: config::drill_server_if_named()?,
-            timetable: timetable(&self.schedule)?,
-            policy: self.retention.policy(),
+            policies: targets
+                .names()
+                .into_iter()
+                .map(|name| (name.clone(), targets.policy(&name, &self.retention)))
+                .collect(),
+            targets: connections,
+            drill_server,
+            timetables: timetables(&targets, &self.schedule)?,
+            drills,
             times: Times {
                 heartbeat: self.times.heartbeat(),
                 maintenance: self.times.maintenance(),
@@ -79,7 +94,7 @@ impl WorkerArgs {
                 keep_replaced: self.times.keep_replaced(),
                 grace: self.times.grace(),
             },
-            notifier: self.notify.notifier()?,
+            notifier: self.notify.notifier(&targets)?,
             alive_folder: context.settings.spool_folder(),
             state: State::default(),
         };

@@ -7,8 +7,8 @@ use clap::Args as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    ApiArgs, ConfigError, JwtArgs, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs, Settings,
-    WorkerTimes,
+    ApiArgs, ConfigError, JwtArgs, LogArgs, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs,
+    Settings, WorkerTimes,
 };
 
 /// A secret's file may be this large, in bytes; nobody means more.
@@ -49,7 +49,7 @@ pub(super) fn every_name_is_known() -> Result<(), ConfigError> {
     let settings = WorkerTimes::augment_args(QueueArgs::augment_args(settings));
     let settings = JwtArgs::augment_args(ApiArgs::augment_args(settings));
     let settings = RetentionArgs::augment_args(ScheduleArgs::augment_args(settings));
-    let settings = NotifyArgs::augment_args(settings);
+    let settings = LogArgs::augment_args(NotifyArgs::augment_args(settings));
     let known: Vec<String> = settings
         .get_arguments()
         .filter_map(|argument| argument.get_env()?.to_str())

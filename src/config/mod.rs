@@ -10,7 +10,9 @@ mod database;
 mod environment;
 mod notify;
 mod operate;
+mod own;
 mod service;
+mod size;
 mod store;
 mod targets;
 
@@ -24,9 +26,9 @@ pub use catalog::catalog_address;
 pub use database::{connection, drill_server, drill_server_if_named};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
 pub use notify::NotifyArgs;
-pub use operate::{RetentionArgs, ScheduleArgs};
+pub use operate::{Due, RetentionArgs, ScheduleArgs, are_rules_typed};
 pub(crate) use service::queue_name;
-pub use service::{QueueArgs, WorkerTimes};
+pub use service::{LogArgs, QueueArgs, WorkerTimes};
 pub use store::StoreArgs;
 pub(crate) use targets::target_name;
 pub use targets::{Targets, TargetsArgs};
@@ -142,9 +144,25 @@ pub enum ConfigError {
         /// What it is like.
         meant: String,
     },
-    /// The schedule cannot be used.
-    #[error("read BACKUP_SCHEDULE")]
-    Schedule(#[source] ScheduleError),
+    /// A schedule cannot be used.
+    #[error("read {setting}")]
+    Schedule {
+        /// The variable.
+        setting: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: ScheduleError,
+    },
+    /// Drills are due, and there is nowhere to make them.
+    #[error(
+        "BACKUP_DRILL_SCHEDULE is set, and no server for drills is\nhint: set BACKUP_DRILL_DATABASE_URL: a server where databases may be made and dropped"
+    )]
+    DrillsWithoutServer,
+    /// What drills fetched, only a catalog remembers.
+    #[error(
+        "BACKUP_DRILL_MONTHLY_BYTES is set, and there is no catalog, which remembers what was fetched\nhint: name it in CATALOG_DATABASE_URL and run pgseal migrate, or name the backup that is to be tried"
+    )]
+    BudgetWithoutCatalog,
     /// A folder that is named and not there.
     #[error("{variable} names {}, which is no folder", path.display())]
     NoFolder {
@@ -171,7 +189,7 @@ pub enum ConfigError {
     #[error("read {variable}")]
     Address {
         /// Where it came from.
-        variable: &'static str,
+        variable: String,
         /// What is wrong with it.
         #[source]
         source: crate::notify::AddressError,

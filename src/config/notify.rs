@@ -7,11 +7,13 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
-use super::ConfigError;
 use super::environment::{every_name_is_known, secret};
+use super::own::OwnNotify;
+use super::{ConfigError, Targets};
+use crate::model::target::TargetName;
 use crate::notify::{
-    AddressError, Channel, Email, HttpAddress, Notifier, Ping, PlainText, Slack, SmtpAddress,
-    Success, Webhook,
+    AddressError, Channel, Email, HttpAddress, Notifier, OwnChannel, Ping, PlainText, Slack,
+    SmtpAddress, Success, Webhook,
 };
 
 /// Who hears of what happened.
@@ -62,15 +64,20 @@ enum SuccessArg {
 }
 
 impl NotifyArgs {
-    /// The channels that are set.
+    /// The channels that are set, and those that targets have of their own.
     ///
     /// # Errors
     /// Half of one is missing, or an address cannot be read.
-    pub fn notifier(&self) -> Result<Notifier, ConfigError> {
+    pub fn notifier(&self, targets: &Targets) -> Result<Notifier, ConfigError> {
         every_name_is_known()?;
         let channels = [self.email()?, self.webhook()?, self.slack()?, self.ping()?];
+        let mut own = Vec::new();
+        for (target, settings) in targets.own() {
+            own.extend(self.own(target, &settings.notify)?);
+        }
         Ok(Notifier {
             channels: channels.into_iter().flatten().collect(),
+            own,
             success: match self.notify_success {
                 SuccessArg::Programs => Success::Programs,
                 SuccessArg::All => Success::Everybody,
@@ -143,6 +150,50 @@ impl NotifyArgs {
         Ok(ping.map(Channel::Ping))
     }
 
+    /// What a target has of its own. Its mails go by the service's server.
+    fn own(&self, target: &TargetName, own: &OwnNotify) -> Result<Vec<OwnChannel>, ConfigError> {
+        let wrong = |key: &str, source: AddressError| ConfigError::Address {
+            variable: format!("{key} of target {target}"),
+            source,
+        };
+        let address = |key: &str, url: Option<SecretString>| {
+            let parsed = url.map(|url| HttpAddress::parse(&url, self.plain()));
+            parsed.transpose().map_err(|source| wrong(key, source))
+        };
+        let mut channels = Vec::new();
+        if !own.to.is_empty() {
+            let here = Self {
+                notify_to: own.to.clone(),
+                ..self.clone()
+            };
+            channels.extend(here.email()?);
+        }
+        let url = own.webhook.read("notify_webhook_url", target)?;
+        if let Some(url) = address("notify_webhook_url", url)? {
+            let secret = own.webhook_secret.read("notify_webhook_secret", target)?;
+            let webhook = Webhook::new(url, secret.as_ref()).map_err(|_| {
+                ConfigError::Notify(format!(
+                    "notify_webhook_secret of target {target} begins with whsec_ and goes on with what is no base64"
+                ))
+            })?;
+            channels.push(Channel::Webhook(webhook));
+        }
+        let url = own.slack.read("notify_slack_url", target)?;
+        let slack = address("notify_slack_url", url)?;
+        channels.extend(slack.map(|address| Channel::Slack(Slack::new(address))));
+        if let Some(url) = own.ping.read("ping_url", target)? {
+            let ping = Ping::new(url, self.plain());
+            channels.push(Channel::Ping(
+                ping.map_err(|source| wrong("ping_url", source))?,
+            ));
+        }
+        let own = channels.into_iter().map(|channel| OwnChannel {
+            target: target.to_string(),
+            channel,
+        });
+        Ok(own.collect())
+    }
+
     fn address(&self, variable: &'static str) -> Result<Option<HttpAddress>, ConfigError> {
         let parse = |url: SecretString| HttpAddress::parse(&url, self.plain());
         let address = secret(variable, None)?.map(parse);
@@ -159,5 +210,8 @@ impl NotifyArgs {
 }
 
 fn wrong(variable: &'static str) -> impl Fn(AddressError) -> ConfigError {
-    move |source| ConfigError::Address { variable, source }
+    move |source| ConfigError::Address {
+        variable: variable.to_owned(),
+        source,
+    }
 }

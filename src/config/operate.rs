@@ -6,9 +6,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::ConfigError;
+use super::size::Size;
+use crate::dispatch::Budget;
 use crate::model::kind::BackupKind;
 use crate::model::policy::{Policy, Rules};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, ScheduleError, Zone};
 
 /// What the original kept where nobody said anything.
 const RETENTION_DAYS_DEFAULT: u32 = 30;
@@ -16,14 +18,17 @@ const RETENTION_DAYS_DEFAULT: u32 = 30;
 const DAYS_MAX: u32 = 36_525;
 const DAY: Duration = Duration::from_hours(24);
 
-/// When backups are due.
+/// The word for a schedule that is never due, where a target is to have none.
+pub(super) const NEVER: &str = "never";
+
+/// When backups are due, and when they are tried.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Schedule")]
 pub struct ScheduleArgs {
     /// When backups are due, as a cron expression: 30 2 * * * is half past two every night [default: never]
     #[arg(long, env = "BACKUP_SCHEDULE", value_name = "CRON")]
     schedule: Option<String>,
-    /// The time zone of the schedule, with its summer time: an IANA name
+    /// The time zone of the schedules, with its summer time: an IANA name
     #[arg(
         long,
         env = "BACKUP_SCHEDULE_TIMEZONE",
@@ -32,21 +37,130 @@ pub struct ScheduleArgs {
     )]
     schedule_timezone: String,
     /// A backup that is not complete so many minutes after it was due is overdue
-    #[arg(long, env = "BACKUP_OVERDUE_MINUTES", value_name = "MINUTES", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=43_200), hide_short_help = true)]
+    #[arg(long, env = "BACKUP_OVERDUE_MINUTES", value_name = "MINUTES", default_value_t = 120, value_parser = minutes(), hide_short_help = true)]
     overdue_minutes: u32,
+    /// When a backup is restored for trial, as a cron expression: 0 4 * * SUN is every Sunday at four [default: never]
+    #[arg(
+        long,
+        env = "BACKUP_DRILL_SCHEDULE",
+        value_name = "CRON",
+        hide_short_help = true
+    )]
+    drill_schedule: Option<String>,
+    /// What drills may fetch in a calendar month, all targets together: 50GB, 512MiB [default: anything]
+    #[arg(
+        long,
+        env = "BACKUP_DRILL_MONTHLY_BYTES",
+        value_name = "SIZE",
+        hide_short_help = true
+    )]
+    drill_monthly_bytes: Option<Size>,
+    /// A target whose last proof is older is overdue [default: once two slots of its drill schedule have passed]
+    #[arg(long, env = "BACKUP_PROOF_MAX_AGE_DAYS", value_name = "DAYS", value_parser = days(), hide_short_help = true)]
+    proof_max_age_days: Option<u32>,
+}
+
+fn minutes() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=43_200)
+}
+
+fn days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(DAYS_MAX))
+}
+
+/// What a target's own schedule settings say; the rest is as the service's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OwnSchedule {
+    pub(super) schedule: Option<String>,
+    pub(super) timezone: Option<String>,
+    pub(super) overdue_minutes: Option<u32>,
+    pub(super) drill_schedule: Option<String>,
+    pub(super) proof_max_age_days: Option<u32>,
+}
+
+/// When a target's backups are due.
+#[derive(Clone, Debug)]
+pub enum Due {
+    /// Nobody said anything.
+    Unsaid,
+    /// Never.
+    Never,
+    /// By this schedule.
+    By(Schedule),
+}
+
+impl Due {
+    /// The schedule, if there is one.
+    #[must_use]
+    pub fn schedule(self) -> Option<Schedule> {
+        match self {
+            Self::By(schedule) => Some(schedule),
+            Self::Unsaid | Self::Never => None,
+        }
+    }
 }
 
 impl ScheduleArgs {
-    /// The schedule; `None`: nothing is ever due by itself.
+    /// The same, with what a target has of its own.
+    pub(super) fn with(&self, own: &OwnSchedule) -> Self {
+        let or = |own: &Option<String>, all: &Option<String>| own.clone().or_else(|| all.clone());
+        Self {
+            schedule: or(&own.schedule, &self.schedule),
+            schedule_timezone: own
+                .timezone
+                .clone()
+                .unwrap_or_else(|| self.schedule_timezone.clone()),
+            overdue_minutes: own.overdue_minutes.unwrap_or(self.overdue_minutes),
+            drill_schedule: or(&own.drill_schedule, &self.drill_schedule),
+            drill_monthly_bytes: self.drill_monthly_bytes,
+            proof_max_age_days: own.proof_max_age_days.or(self.proof_max_age_days),
+        }
+    }
+
+    /// When backups are due.
     ///
     /// # Errors
     /// It is no cron expression, or the time zone is none.
-    pub fn schedule(&self) -> Result<Option<Schedule>, ConfigError> {
-        let Some(expression) = self.schedule.as_deref() else {
+    pub fn due(&self) -> Result<Due, ConfigError> {
+        self.parse(self.schedule.as_deref(), "BACKUP_SCHEDULE")
+    }
+
+    /// When they are tried.
+    ///
+    /// # Errors
+    /// As [`ScheduleArgs::due`].
+    pub fn drills_due(&self) -> Result<Due, ConfigError> {
+        self.parse(self.drill_schedule.as_deref(), "BACKUP_DRILL_SCHEDULE")
+    }
+
+    fn parse(&self, expression: Option<&str>, setting: &'static str) -> Result<Due, ConfigError> {
+        let Some(expression) = expression else {
+            return Ok(Due::Unsaid);
+        };
+        let due = due(expression, &self.schedule_timezone);
+        due.map_err(|source| ConfigError::Schedule { setting, source })
+    }
+
+    /// What drills may fetch in a month.
+    ///
+    /// # Errors
+    /// The time zone is none.
+    pub fn budget(&self) -> Result<Option<Budget>, ConfigError> {
+        let Some(Size(bytes)) = self.drill_monthly_bytes else {
             return Ok(None);
         };
-        let schedule = Schedule::parse(expression, &self.schedule_timezone);
-        schedule.map(Some).map_err(ConfigError::Schedule)
+        let zone =
+            Zone::parse(&self.schedule_timezone).map_err(|source| ConfigError::Schedule {
+                setting: "BACKUP_SCHEDULE_TIMEZONE",
+                source,
+            })?;
+        Ok(Some(Budget { bytes, zone }))
+    }
+
+    /// How old the last proof may be, where somebody says so.
+    #[must_use]
+    pub fn proof_age_max(&self) -> Option<Duration> {
+        self.proof_max_age_days.map(|days| DAY * days)
     }
 
     /// How long after it was due a backup is overdue.
@@ -56,34 +170,58 @@ impl ScheduleArgs {
     }
 }
 
+/// Reads a schedule, or the word for none.
+pub(super) fn due(expression: &str, zone: &str) -> Result<Due, ScheduleError> {
+    if expression == NEVER {
+        return Ok(Due::Never);
+    }
+    Schedule::parse(expression, zone).map(Due::By)
+}
+
 /// How long backups are kept. Each takes a number for all kinds, and others by kind: 7, or 7,manual=30, or manual=30.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Retention")]
 pub struct RetentionArgs {
     /// Backups that are older go; or forever [default: 30 where no other rule is set]
     #[arg(long, env = "BACKUP_RETENTION_DAYS", value_name = "DAYS")]
-    retention_days: Option<ByKind<Days>>,
+    pub(super) retention_days: Option<ByKind<Days>>,
     /// So many of the newest stay
     #[arg(long, env = "BACKUP_KEEP_LAST", value_name = "N")]
-    keep_last: Option<ByKind<u32>>,
+    pub(super) keep_last: Option<ByKind<u32>>,
     /// The newest of each day stays, for so many days that have one
     #[arg(long, env = "BACKUP_KEEP_DAILY", value_name = "N")]
-    keep_daily: Option<ByKind<u32>>,
+    pub(super) keep_daily: Option<ByKind<u32>>,
     /// The newest of each week stays, for so many weeks
     #[arg(long, env = "BACKUP_KEEP_WEEKLY", value_name = "N")]
-    keep_weekly: Option<ByKind<u32>>,
+    pub(super) keep_weekly: Option<ByKind<u32>>,
     /// The newest of each month stays, for so many months
     #[arg(long, env = "BACKUP_KEEP_MONTHLY", value_name = "N")]
-    keep_monthly: Option<ByKind<u32>>,
+    pub(super) keep_monthly: Option<ByKind<u32>>,
     /// The newest of each year stays, for so many years
     #[arg(long, env = "BACKUP_KEEP_YEARLY", value_name = "N")]
-    keep_yearly: Option<ByKind<u32>>,
+    pub(super) keep_yearly: Option<ByKind<u32>>,
     /// Those of so many days before the newest one stay
     #[arg(long, env = "BACKUP_KEEP_WITHIN", value_name = "DAYS")]
-    keep_within: Option<ByKind<Days>>,
+    pub(super) keep_within: Option<ByKind<Days>>,
 }
 
 impl RetentionArgs {
+    /// The same, with what a target has of its own.
+    pub(super) fn with(&self, own: &Self) -> Self {
+        fn or<T: Clone>(own: Option<&ByKind<T>>, service: Option<&ByKind<T>>) -> Option<ByKind<T>> {
+            own.or(service).cloned()
+        }
+        Self {
+            retention_days: or(own.retention_days.as_ref(), self.retention_days.as_ref()),
+            keep_last: or(own.keep_last.as_ref(), self.keep_last.as_ref()),
+            keep_daily: or(own.keep_daily.as_ref(), self.keep_daily.as_ref()),
+            keep_weekly: or(own.keep_weekly.as_ref(), self.keep_weekly.as_ref()),
+            keep_monthly: or(own.keep_monthly.as_ref(), self.keep_monthly.as_ref()),
+            keep_yearly: or(own.keep_yearly.as_ref(), self.keep_yearly.as_ref()),
+            keep_within: or(own.keep_within.as_ref(), self.keep_within.as_ref()),
+        }
+    }
+
     /// The rules of every kind.
     #[must_use]
     pub fn policy(&self) -> Policy {
@@ -123,9 +261,19 @@ impl RetentionArgs {
     }
 }
 
+/// Whether a command line has rules of retention, beside what the environment says.
+#[must_use]
+pub fn are_rules_typed(matches: &clap::ArgMatches) -> bool {
+    let arguments = RetentionArgs::augment_args(clap::Command::default());
+    let ids: Vec<_> = arguments.get_arguments().map(clap::Arg::get_id).collect();
+    let typed = Some(clap::parser::ValueSource::CommandLine);
+    ids.iter()
+        .any(|id| matches.value_source(id.as_str()) == typed)
+}
+
 /// A number of days, or `forever`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Days(Option<u32>);
+pub(super) struct Days(Option<u32>);
 
 impl Days {
     fn duration(self) -> Option<Duration> {
@@ -152,7 +300,7 @@ impl FromStr for Days {
 
 /// A value for all kinds, and those of single kinds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct ByKind<T> {
+pub(super) struct ByKind<T> {
     all: Option<T>,
     of: Vec<(BackupKind, T)>,
 }

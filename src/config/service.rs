@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use secrecy::ExposeSecret as _;
 
 use super::ConfigError;
@@ -11,6 +11,7 @@ use crate::queue::address::RedisAddress;
 use crate::queue::job::Functions;
 use crate::queue::rq::keys::{Keys, PREFIX_DEFAULT};
 use crate::queue::rq::names::QueueName;
+use crate::telemetry::Format;
 
 /// The queue, and what stands in it.
 #[derive(Args, Clone, Debug)]
@@ -66,6 +67,44 @@ struct FunctionArgs {
     /// Deletes what retention no longer keeps
     #[arg(id = "function_prune", long = "function-prune", env = "BACKUP_FUNCTION_PRUNE", value_name = "NAME", default_value_t = Functions::default().prune, hide_short_help = true)]
     prune: String,
+}
+
+/// How logs are written.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Output")]
+pub struct LogArgs {
+    /// What the lines of logs on stderr are
+    #[arg(
+        long,
+        global = true,
+        env = "BACKUP_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "auto",
+        hide_short_help = true
+    )]
+    log_format: LogFormatArg,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormatArg {
+    /// Of worker and serve JSON, unless stderr is a terminal; else text
+    Auto,
+    /// Words
+    Text,
+    /// A JSON object for each line
+    Json,
+}
+
+impl LogArgs {
+    /// What they are, where `auto` means this.
+    #[must_use]
+    pub const fn format(self, is_for_programs: bool) -> Format {
+        match self.log_format {
+            LogFormatArg::Auto if is_for_programs => Format::Json,
+            LogFormatArg::Auto | LogFormatArg::Text => Format::Text,
+            LogFormatArg::Json => Format::Json,
+        }
+    }
 }
 
 /// How a worker behaves.

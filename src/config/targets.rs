@@ -6,7 +6,11 @@
 //!
 //! [targets.billing]
 //! url_file = "/run/secrets/billing-url"
+//! schedule = "0 * * * *"
+//! keep_daily = 14
 //! ```
+//!
+//! What a target does not say of itself is as the service's settings have it.
 //!
 //! What the file holds may be secret, so that errors name lines and settings and never repeat what stands there.
 
@@ -20,8 +24,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::database::{completed, names_database, parse};
 use super::environment::first_line;
-use super::{ConfigError, Settings};
+use super::own::Own;
+use super::{ConfigError, RetentionArgs, ScheduleArgs, Settings};
 use crate::model::connection::Connection;
+use crate::model::policy::Policy;
 use crate::model::target::TargetName;
 
 /// Thousands of targets need less, in bytes.
@@ -47,6 +53,7 @@ pub struct TargetsArgs {
 pub struct Targets {
     file: Option<PathBuf>,
     sources: BTreeMap<TargetName, Source>,
+    own: BTreeMap<TargetName, Own>,
 }
 
 /// Where a target's URL is.
@@ -66,9 +73,12 @@ impl Settings {
     /// # Errors
     /// The file cannot be read, or says something that means nothing.
     pub fn targets(&self) -> Result<Targets, ConfigError> {
-        let mut sources = BTreeMap::new();
+        let (mut sources, mut own) = (BTreeMap::new(), BTreeMap::new());
         if let Some(path) = &self.targets.targets_file {
-            sources = read(path)?;
+            for (name, source, settings) in read(path)? {
+                own.insert(name.clone(), settings);
+                sources.insert(name, source);
+            }
         }
         if names_database() {
             let taken = sources.insert(TargetName::default(), Source::Environment);
@@ -79,6 +89,7 @@ impl Settings {
         Ok(Targets {
             file: self.targets.targets_file.clone(),
             sources,
+            own,
         })
     }
 }
@@ -101,6 +112,17 @@ impl Targets {
         Ok(completed(connection))
     }
 
+    /// As [`Targets::connection`]; where no target is configured, what is missing is DATABASE_URL.
+    ///
+    /// # Errors
+    /// As [`Targets::connection`].
+    pub fn connection_of(&self, name: &TargetName) -> Result<Connection, ConfigError> {
+        if self.sources.is_empty() {
+            return Err(ConfigError::NoDatabase);
+        }
+        self.connection(name)
+    }
+
     /// The databases of all targets, by name.
     ///
     /// # Errors
@@ -113,9 +135,34 @@ impl Targets {
         self.sources.keys().map(pair).collect()
     }
 
-    /// Their names.
-    pub fn names(&self) -> impl Iterator<Item = &TargetName> {
-        self.sources.keys()
+    /// The names of all targets: `default` where none is configured, which is how those call it who only ask others.
+    #[must_use]
+    pub fn names(&self) -> Vec<TargetName> {
+        if self.sources.is_empty() {
+            return vec![TargetName::default()];
+        }
+        self.sources.keys().cloned().collect()
+    }
+
+    /// A target's schedules: its own, else the service's.
+    #[must_use]
+    pub fn schedule(&self, name: &TargetName, service: &ScheduleArgs) -> ScheduleArgs {
+        let own = self.own.get(name).map(|own| service.with(&own.schedule));
+        own.unwrap_or_else(|| service.clone())
+    }
+
+    /// How long a target's backups are kept: by its own rules, else by the service's.
+    #[must_use]
+    pub fn policy(&self, name: &TargetName, service: &RetentionArgs) -> Policy {
+        match self.own.get(name) {
+            Some(own) => service.with(&own.retention).policy(),
+            None => service.policy(),
+        }
+    }
+
+    /// What targets have of their own, by name.
+    pub(super) fn own(&self) -> impl Iterator<Item = (&TargetName, &Own)> {
+        self.own.iter()
     }
 
     /// Refuses a name that no target has. Who only asks others for work needs no database of his own: the target
@@ -169,8 +216,10 @@ impl Targets {
     }
 }
 
+type Found = Vec<(TargetName, Source, Own)>;
+
 /// Reads the file; every error names its line.
-fn read(path: &Path) -> Result<BTreeMap<TargetName, Source>, ConfigError> {
+fn read(path: &Path) -> Result<Found, ConfigError> {
     let mut text = String::new();
     let opened = std::fs::File::open(path);
     let read = opened.and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
@@ -193,14 +242,14 @@ struct BadTargets {
     what: String,
 }
 
-fn sources(text: &str) -> Result<BTreeMap<TargetName, Source>, BadTargets> {
+fn sources(text: &str) -> Result<Found, BadTargets> {
     let bad = |at: usize, what: String| BadTargets { at, what };
     let file = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(text.len(), |span| span.start);
         // Only what TOML says of its own signs: the text around them is not repeated.
         bad(at, format!("it is no TOML: {}", error.message()))
     })?;
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     for (key, value) in file.get_ref() {
         let DeValue::Table(targets) = value.get_ref() else {
             let what = "every line belongs to a target: [targets.NAME] begins one".to_owned();
@@ -218,47 +267,74 @@ fn sources(text: &str) -> Result<BTreeMap<TargetName, Source>, BadTargets> {
                 let what = format!("{target} is no table: [targets.{target}] begins one");
                 return Err(bad(at, what));
             };
-            let source = source(&target, settings, at)?;
-            found.insert(target, source);
+            let (source, own) = source(&target, settings, at)?;
+            found.push((target, source, own));
         }
     }
     Ok(found)
 }
 
-fn source(name: &TargetName, settings: &DeTable<'_>, at: usize) -> Result<Source, BadTargets> {
-    let bad = |at: usize, what: String| BadTargets { at, what };
-    let mut source = None;
+fn source(
+    name: &TargetName,
+    settings: &DeTable<'_>,
+    at: usize,
+) -> Result<(Source, Own), BadTargets> {
+    let (mut source, mut own) = (None, Own::default());
     for (key, value) in settings {
         let at = key.span().start;
+        let bad = |what: String| BadTargets { at, what };
         let setting = key.get_ref().as_ref();
-        if !["url", "url_file"].contains(&setting) {
-            let what = format!(
-                "target {name} has a setting that no target has; there are url and url_file"
-            );
-            return Err(bad(at, what));
-        }
-        let Some(text) = value
-            .get_ref()
-            .as_str()
-            .filter(|text| !text.trim().is_empty())
-        else {
-            return Err(bad(
-                at,
-                format!("{setting} of target {name} is no text, or an empty one"),
-            ));
+        let Some(text) = text(setting, value.get_ref()) else {
+            let what = format!("{setting} of target {name} is no text, or an empty one");
+            // The name of a setting that there is; what else stands there may be anything.
+            return Err(bad(if Own::KEYS.contains(&setting) {
+                what
+            } else {
+                unknown(name)
+            }));
         };
         let found = match setting {
-            "url" => Source::Here(text.to_owned().into()),
-            _ => Source::File(PathBuf::from(text)),
+            "url" => Source::Here(text.into()),
+            "url_file" => Source::File(PathBuf::from(text)),
+            _ if !Own::KEYS.contains(&setting) => return Err(bad(unknown(name))),
+            _ => {
+                own.set(setting, &text)
+                    .map_err(|what| bad(format!("{setting} of target {name} is {what}")))?;
+                continue;
+            }
         };
         if source.replace(found).is_some() {
-            return Err(bad(
-                at,
-                format!("url and url_file of target {name} are both set"),
-            ));
+            let what = format!("url and url_file of target {name} are both set");
+            return Err(bad(what));
         }
     }
-    source.ok_or_else(|| bad(at, format!("target {name} has neither url nor url_file")))
+    let bad = |what: String| BadTargets { at, what };
+    own.check()
+        .map_err(|what| bad(format!("target {name}: {what}")))?;
+    let source =
+        source.ok_or_else(|| bad(format!("target {name} has neither url nor url_file")))?;
+    Ok((source, own))
+}
+
+fn unknown(name: &TargetName) -> String {
+    format!(
+        "target {name} has a setting that no target has; there are {}",
+        Own::KEYS.join(", ")
+    )
+}
+
+/// A value as a variable would have it: addresses are separated by commas.
+fn text(setting: &str, value: &DeValue<'_>) -> Option<String> {
+    let text = match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Array(items) if setting == "notify_to" => {
+            let items = items.iter().map(|item| text("", item.get_ref()));
+            items.collect::<Option<Vec<_>>>()?.join(",")
+        }
+        _ => return None,
+    };
+    Some(text).filter(|text| !text.trim().is_empty())
 }
 
 /// Reads a target's name that was typed.

@@ -2,6 +2,7 @@
 //!
 //! The row is the truth, the job a hint: where Redis is down, the row waits until a worker's housekeeping makes the job.
 
+mod drills;
 mod timetable;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use rand::random;
 use time::OffsetDateTime;
 
+pub use drills::{Budget, DrillAsked, DrillOutlook, DrillTimetable, Drills, Spent};
 pub use timetable::{Asked, Outlook, Timetable, scheduled};
 
 use crate::catalog::{

@@ -27,6 +27,15 @@ pub enum Alert {
         /// What is strange about it.
         reason: String,
     },
+    /// No drill proved a backup for too long.
+    ProofOverdue {
+        /// The target.
+        target: String,
+        /// When one should have been proved.
+        due: OffsetDateTime,
+        /// When the last one was proved, if one ever was.
+        last: Option<OffsetDateTime>,
+    },
     /// Backups are due to be deleted, and none is.
     RetentionHeld {
         /// The target.
@@ -52,6 +61,7 @@ impl Alert {
         match self {
             Self::BackupOverdue { .. } => "backup_overdue",
             Self::BackupSuspicious { .. } => "backup_suspicious",
+            Self::ProofOverdue { .. } => "proof_overdue",
             Self::RetentionHeld { .. } => "retention_held",
             Self::DeletionFailed { .. } => "deletion_failed",
         }
@@ -63,6 +73,7 @@ impl Alert {
         match self {
             Self::BackupOverdue { target, .. }
             | Self::BackupSuspicious { target, .. }
+            | Self::ProofOverdue { target, .. }
             | Self::RetentionHeld { target, .. }
             | Self::DeletionFailed { target, .. } => target,
         }
@@ -84,6 +95,13 @@ impl fmt::Display for Alert {
             },
             Self::BackupSuspicious { backup, reason, .. } => {
                 write!(formatter, "backup {backup} looks wrong: {reason}")
+            }
+            Self::ProofOverdue { due, last, .. } => {
+                write!(formatter, "no drill proved a backup by {due}; ")?;
+                match last {
+                    Some(last) => write!(formatter, "the last proof is of {last}"),
+                    None => formatter.write_str("none was ever proved"),
+                }
             }
             Self::RetentionHeld { reasons, .. } => {
                 write!(formatter, "no backup is deleted: {}", reasons.join("; "))

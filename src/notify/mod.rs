@@ -40,10 +40,21 @@ pub const SEND_WITHIN: Duration = Duration::from_secs(20);
 /// The channels that the settings name.
 #[derive(Debug, Default)]
 pub struct Notifier {
-    /// All of them, each kind at most once.
+    /// Those of every target, each kind at most once.
     pub channels: Vec<Channel>,
+    /// Those that a target has instead.
+    pub own: Vec<OwnChannel>,
     /// Who hears of what went as it should.
     pub success: Success,
+}
+
+/// A channel that one target has of its own.
+#[derive(Debug)]
+pub struct OwnChannel {
+    /// The target's name.
+    pub target: String,
+    /// Takes the place of the common one of its kind.
+    pub channel: Channel,
 }
 
 /// A way to tell something.

@@ -1,6 +1,6 @@
 //! Which event goes where. Pure.
 
-use super::{Channel, Notifier, ping};
+use super::{Channel, Notifier, OwnChannel, ping};
 use crate::model::event::{Event, EventKind, Gravity};
 use crate::model::kind::BackupKind;
 
@@ -15,11 +15,33 @@ pub enum Success {
 }
 
 impl Notifier {
-    /// The channels that an event is for.
-    pub fn channels_for(&self, event: &Event) -> impl Iterator<Item = &Channel> {
-        self.channels
-            .iter()
-            .filter(|channel| is_for(channel, event, self.success))
+    /// The channels that an event is for, each with the name that deliveries have.
+    pub fn channels_for(&self, event: &Event) -> impl Iterator<Item = (String, &Channel)> {
+        let own = self.own.iter().filter(|own| own.target == event.target);
+        let has_own = |channel: &&Channel| {
+            let mut own = self.own.iter().filter(|own| own.target == event.target);
+            !own.any(|own| own.channel.name() == channel.name())
+        };
+        let common = self.channels.iter().filter(has_own);
+        let common = common.map(|channel| (channel.name().to_owned(), channel));
+        common
+            .chain(own.map(OwnChannel::named))
+            .filter(|(_, channel)| is_for(channel, event, self.success))
+    }
+
+    /// All channels, each with the name that deliveries have.
+    pub fn named(&self) -> impl Iterator<Item = (String, &Channel)> {
+        let common = self.channels.iter();
+        common
+            .map(|channel| (channel.name().to_owned(), channel))
+            .chain(self.own.iter().map(OwnChannel::named))
+    }
+}
+
+impl OwnChannel {
+    fn named(&self) -> (String, &Channel) {
+        let name = format!("{}:{}", self.channel.name(), self.target);
+        (name, &self.channel)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::pg::{ArchiveLister, Client, Clients, Codec, Load, LoadMode};
 use crate::pipe;
-use crate::progress::Progress;
+use crate::progress::{FETCH, Progress};
 use crate::seal::{Digester, Opened, Opener, OutputLimit};
 use crate::store::Store;
 
@@ -181,7 +181,7 @@ impl Vault {
             }
         }
         self.require_spool_space(head.bytes)?;
-        progress.start_stage("fetch");
+        progress.start_stage(FETCH);
         let counted = Arc::clone(progress);
         let file = self
             .store

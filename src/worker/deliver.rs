@@ -48,8 +48,8 @@ impl Worker {
         let routes = |event: &Event| {
             let channels = self.notifier.channels_for(event);
             channels
-                .map(|channel| Route {
-                    channel: channel.name(),
+                .map(|(name, channel)| Route {
+                    channel: name,
                     supersedes: channel.has_state(),
                 })
                 .collect()
@@ -63,14 +63,15 @@ impl Worker {
                 Err(error) => return tracing::debug!(%error, "The outbox cannot be read"),
             }
         }
-        let channels = self.notifier.channels.iter();
-        join_all(channels.map(|channel| self.empty(channel, end))).await;
+        let channels: Vec<_> = self.notifier.named().collect();
+        let channels = channels.iter();
+        join_all(channels.map(|(name, channel)| self.empty(name, channel, end))).await;
     }
 
     /// Sends what a channel has to send, until it fails or there is nothing left.
-    async fn empty(&self, channel: &Channel, end: &CancellationToken) {
+    async fn empty(&self, name: &str, channel: &Channel, end: &CancellationToken) {
         while !end.is_cancelled() {
-            let claimed = self.dispatch.catalog.claim_delivery(channel.name(), LEASE);
+            let claimed = self.dispatch.catalog.claim_delivery(name, LEASE);
             let sent = match claimed.await {
                 Ok(Some(delivery)) => self.send(channel, delivery, end).await,
                 Ok(None) => return,
@@ -80,7 +81,7 @@ impl Worker {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    return tracing::warn!(%error, channel = channel.name(), "The outbox cannot be written");
+                    return tracing::warn!(%error, channel = name, "The outbox cannot be written");
                 }
             }
         }
@@ -110,12 +111,13 @@ impl Worker {
             () = patience => return Ok(false),
         };
         let (id, kind) = (delivery.event.id, delivery.event.kind);
+        let name = &delivery.channel;
         let Err(error) = sent else {
             if !self.dispatch.catalog.delivered(&delivery).await? {
-                tracing::warn!(event.id = %id, channel = channel.name(),
+                tracing::warn!(event.id = %id, channel = name,
                     "Notification was sent after its lease had passed, and may be sent once more");
             }
-            tracing::info!(event.id = %id, event.kind = %kind, channel = channel.name(), "Notification sent");
+            tracing::info!(event.id = %id, event.kind = %kind, channel = name, "Notification sent");
             return Ok(true);
         };
         let reason = explain(&error);
@@ -126,11 +128,11 @@ impl Worker {
             .await?
         {
             Failed::GivenUp => {
-                tracing::error!(event.id = %id, event.kind = %kind, channel = channel.name(), reason,
+                tracing::error!(event.id = %id, event.kind = %kind, channel = name, reason,
                 "Notification given up after days; pgseal notify list shows it");
             }
             Failed::Again | Failed::Lost => {
-                tracing::warn!(event.id = %id, event.kind = %kind, channel = channel.name(),
+                tracing::warn!(event.id = %id, event.kind = %kind, channel = name,
                 attempt = delivery.attempt, reason, "Notification not sent, tried again later");
             }
         }

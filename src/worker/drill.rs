@@ -5,17 +5,24 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::supervise::{Reason, Running, Supervised};
-use super::tasks::{Ending, dict, panicked};
+use super::tasks::{Ending, dict, number, panicked};
 use super::{Stop, Worker};
+use crate::catalog::{BegunDrill, CatalogError, DrillChoice, Task};
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::proof::Verdict;
+use crate::model::target::TargetName;
 use crate::pg::inspect::Depth;
-use crate::progress::Progress;
+use crate::progress::{FETCH, Progress};
 use crate::queue::consumer::Taken;
 use crate::queue::value::Value;
 use crate::restore::{self, DrillRequest, Drilled, RestoreError};
 use crate::vault::{Limits, Selector};
+
+/// How a trial without a verdict ended.
+const NO_VERDICT: &str = "no verdict";
+const GIVEN_BACK: &str = "given back";
+const STOPPED: &str = "stopped";
 
 impl Worker {
     /// Restores a backup for trial, and writes the verdict into its row.
@@ -25,9 +32,9 @@ impl Worker {
         id: Option<BackupId>,
         stop: &Stop,
     ) -> Ending {
-        let id = match self.drilled_backup(id).await {
-            Ok(id) => id,
-            Err(text) => return Ending::Failed(text).or_retry(taken),
+        let (id, drill) = match self.begin_drill(taken, id).await {
+            Ok(begun) => begun,
+            Err(ending) => return ending,
         };
         let progress = Arc::new(Progress::default());
         let running = Running {
@@ -38,30 +45,92 @@ impl Worker {
             cancel: CancellationToken::new(),
         };
         let cancel = running.cancel.clone();
-        let work = self.drill(id, &progress, &cancel);
-        match self.supervise(running, stop, work).await {
+        let work = self.drill_pinned(taken, id, &progress, &cancel);
+        let (ending, outcome) = match self.supervise(running, stop, work).await {
             Supervised::Done(Ok(drilled)) | Supervised::Ended(_, Some(Ok(drilled))) => {
-                self.drilled(taken, id, &drilled).await
+                let ending = self.drilled(taken, id, &drilled).await;
+                (ending, drilled.verdict.as_str())
             }
-            Supervised::Done(Err(text)) => Ending::Failed(text).or_retry(taken),
-            Supervised::Ended(Reason::ShuttingDown, _) => Ending::GivenBack,
+            Supervised::Done(Err(text)) => (Ending::Failed(text).or_retry(taken), NO_VERDICT),
+            Supervised::Ended(Reason::ShuttingDown, _) => (Ending::GivenBack, GIVEN_BACK),
             Supervised::Ended(Reason::TimeLimit(limit), _) => {
-                Ending::Failed(format!("the drill took longer than {} s", limit.as_secs()))
-                    .or_retry(taken)
+                let text = format!("the drill took longer than {} s", limit.as_secs());
+                (Ending::Failed(text).or_retry(taken), NO_VERDICT)
             }
-            Supervised::Ended(..) => Ending::Stopped("Job stopped by user".to_owned()),
-            Supervised::Panicked(said) => Ending::Failed(panicked(&said)).or_retry(taken),
+            Supervised::Ended(..) => (Ending::Stopped("Job stopped by user".to_owned()), STOPPED),
+            Supervised::Panicked(said) => {
+                (Ending::Failed(panicked(&said)).or_retry(taken), NO_VERDICT)
+            }
+        };
+        let catalog = &self.dispatch.catalog;
+        if let Err(error) = catalog
+            .end_drill(drill, outcome, progress.has_been_at(FETCH))
+            .await
+        {
+            tracing::warn!(reason = explain(&error), backup.id = %id, "The drill counts as one that fetched its backup");
+        }
+        ending
+    }
+
+    /// The backup that was named, else the one whose turn it is; what it fetches counts before it is fetched.
+    async fn begin_drill(
+        &self,
+        taken: &Taken,
+        id: Option<BackupId>,
+    ) -> Result<(BackupId, i64), Ending> {
+        let failed = |error: CatalogError| Ending::Failed(explain(&error)).or_retry(taken);
+        let catalog = &self.dispatch.catalog;
+        let now = catalog.now().await.map_err(failed)?;
+        let (budget, job) = (self.drills.budget(now), Some(taken.job_id.as_str()));
+        let id = match id {
+            Some(id) => id,
+            None => {
+                let targets: Vec<&str> = self.targets.keys().map(TargetName::as_str).collect();
+                let chosen = catalog.choose_drill(&targets, budget, None, job).await;
+                match chosen.map_err(failed)? {
+                    DrillChoice::Backup(id) => id,
+                    DrillChoice::TooDear { bytes, left, .. } => {
+                        return Err(over_budget(bytes, left));
+                    }
+                    DrillChoice::NoBackup | DrillChoice::Settled => {
+                        let text = "there is no complete backup that a drill could try";
+                        return Err(Ending::Failed(text.to_owned()).or_retry(taken));
+                    }
+                }
+            }
+        };
+        if catalog
+            .open_drill(taken.job_id.as_str())
+            .await
+            .map_err(failed)?
+            .is_none()
+        {
+            // Not one that was chosen: somebody asked for it.
+            self.name_request(Task::Backup(id), Some("backup.drill"))
+                .await;
+        }
+        match catalog.begin_drill(id, budget, job).await.map_err(failed)? {
+            BegunDrill::Begun(drill) => Ok((id, drill)),
+            BegunDrill::TooDear { bytes, left } => Err(over_budget(bytes, left)),
         }
     }
 
-    /// The one that was named, else the one whose turn it is.
-    async fn drilled_backup(&self, id: Option<BackupId>) -> Result<BackupId, String> {
-        if let Some(id) = id {
-            return Ok(id);
+    /// While it is read, nobody deletes it.
+    async fn drill_pinned(
+        &self,
+        taken: &Taken,
+        id: BackupId,
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Drilled, String> {
+        let (catalog, holder) = (&self.dispatch.catalog, taken.job_id.as_str());
+        let pinned = catalog.pin(id, holder, self.dispatch.time_limit).await;
+        pinned.map_err(|error| explain(&error))?;
+        let drilled = self.drill(id, progress, cancel).await;
+        if let Err(error) = catalog.unpin(id, holder).await {
+            tracing::debug!(%error, "a pin is left, and ends by itself");
         }
-        let next = self.dispatch.catalog.next_to_prove().await;
-        next.map_err(|error| explain(&error))?
-            .ok_or_else(|| "there is no complete backup that a drill could try".to_owned())
+        drilled
     }
 
     async fn drill(
@@ -111,4 +180,20 @@ impl Worker {
             ("seconds", Value::Float(drilled.took.as_secs_f64())),
         ]))
     }
+}
+
+/// That the month's bytes are used up is no failure of anything.
+fn over_budget(bytes: u64, left: u64) -> Ending {
+    tracing::warn!(
+        bytes,
+        bytes_left = left,
+        "No drill: it would fetch more than BACKUP_DRILL_MONTHLY_BYTES has left this month"
+    );
+    Ending::Success(dict(&[
+        ("backup_id", Value::None),
+        ("verdict", Value::None),
+        ("status", Value::Text("over budget".to_owned())),
+        ("bytes", number(bytes)),
+        ("bytes_left", number(left)),
+    ]))
 }

@@ -50,7 +50,7 @@ impl Worker {
     ) -> Ending {
         match reason {
             Reason::LeaseLost => {
-                tracing::warn!(job.id = %taken.job_id, "Job left to others: this worker lost its lease");
+                tracing::warn!("Job left to others: this worker lost its lease");
                 Ending::Lost
             }
             Reason::Cancelled | Reason::Stopped => {

@@ -32,13 +32,14 @@ use std::time::Duration;
 
 use ::time::OffsetDateTime;
 
+use self::time::Said;
 pub use alive::{Alive, AliveError, living};
 pub use state::State;
 pub use stop::Stop;
 pub use take::{WorkerError, hostname};
 
 use crate::backup::Stages;
-use crate::dispatch::{Dispatch, Timetable};
+use crate::dispatch::{Dispatch, Drills, Timetable};
 use crate::model::connection::Connection;
 use crate::model::policy::Policy;
 use crate::model::target::TargetName;
@@ -60,9 +61,11 @@ pub struct Worker {
     /// Where drills restore; `None`: nowhere, and a drill's job says so.
     pub drill_server: Option<Connection>,
     /// When backups are made without anybody asking.
-    pub timetable: Option<Timetable>,
-    /// How long they are kept.
-    pub policy: Policy,
+    pub timetables: Vec<Timetable>,
+    /// When they are tried, and what that may fetch.
+    pub drills: Drills,
+    /// How long they are kept, for each target.
+    pub policies: BTreeMap<TargetName, Policy>,
     /// How often what is done.
     pub times: Times,
     /// Who hears of what happened.
@@ -110,7 +113,7 @@ impl Worker {
         let work = async {
             if until == Until::Empty {
                 // It must not find the queue empty and leave while the catalog has more for it.
-                self.look_at_the_time(&mut None).await;
+                self.look_at_the_time(&mut Said::default()).await;
                 self.settle_and_enqueue().await;
             }
             let ended = self.take_jobs(until, stop).await;

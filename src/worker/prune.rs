@@ -192,7 +192,8 @@ impl Worker {
             vault: self.stages.vault.of_target(target)?,
             catalog: Some(self.dispatch.catalog.clone()),
             target: target.to_string(),
-            policy: self.policy,
+            // Without rules nothing goes.
+            policy: self.policies.get(target).copied().unwrap_or_default(),
             clock: self.stages.clock,
         })
     }

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
 use super::tasks::Ending;
 use super::{Stop, Worker};
+use crate::catalog::Task;
 use crate::model::explanation::explain;
 use crate::queue::consumer::{Ending as Told, Taken, Written};
 use crate::queue::job::Job;
@@ -15,27 +19,44 @@ const TELL_PAUSE: Duration = Duration::from_secs(1);
 const TELL_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 impl Worker {
-    /// Runs a job that was claimed, and settles it.
+    /// Runs a job that was claimed, and settles it. Every line that is logged meanwhile names the job and, where somebody
+    /// asked for it by the API, that request.
     pub(super) async fn run_job(&self, taken: &Taken, stop: &Stop) {
+        let span = tracing::info_span!("job", job.id = %taken.job_id, request.id = Empty);
+        self.run_named(taken, stop).instrument(span).await;
+    }
+
+    async fn run_named(&self, taken: &Taken, stop: &Stop) {
         let started = Instant::now();
-        tracing::info!(job.id = %taken.job_id, queue = %taken.queue, "Job started");
+        tracing::info!(queue = %taken.queue, "Job started");
         let ending = match taken.call() {
             // Nothing of the payload is repeated: whoever wrote it chose it.
             Err(error) => Ending::Failed(explain(&error)),
             Ok(call) => self.run_call(taken, &call, stop).await,
         };
-        let seconds = started.elapsed().as_secs_f64();
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &ending {
-            Ending::Success(_) => tracing::info!(job.id = %taken.job_id, seconds, "Job finished"),
+            Ending::Success(_) => tracing::info!(duration_ms, "Job finished"),
             Ending::Failed(text) | Ending::Retry(text) => {
-                tracing::warn!(job.id = %taken.job_id, seconds, reason = text, "Job failed");
+                tracing::warn!(duration_ms, reason = text, "Job failed");
             }
             other => {
-                tracing::info!(job.id = %taken.job_id, seconds, ending = other.word(), "Job ended");
+                tracing::info!(duration_ms, ending = other.word(), "Job ended");
             }
         }
         if let Some(told) = ending.told() {
             self.tell(taken, &told, stop).await;
+        }
+    }
+
+    /// Names the request of the API that asked for this, from here on; `action`: for a job that has no row of its own.
+    pub(super) async fn name_request(&self, task: Task, action: Option<&'static str>) {
+        match self.dispatch.catalog.request_of(task, action).await {
+            Ok(Some(id)) => {
+                tracing::Span::current().record("request.id", tracing::field::display(id));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "Nobody knows which request asked for it"),
         }
     }
 
@@ -74,11 +95,12 @@ impl Worker {
             match told {
                 Ok(Written::Written { .. } | Written::Repeated | Written::Canceled) => return,
                 Ok(Written::LostOwnership) => {
-                    return tracing::warn!(job.id = %taken.job_id,
-                        "Redis gave the job up meanwhile; how it ended stands in the catalog");
+                    return tracing::warn!(
+                        "Redis gave the job up meanwhile; how it ended stands in the catalog"
+                    );
                 }
                 Err(error) => {
-                    tracing::warn!(%error, job.id = %taken.job_id, "Redis cannot be told how a job ended");
+                    tracing::warn!(%error, "Redis cannot be told how a job ended");
                 }
             }
             self.touch();

@@ -71,13 +71,25 @@ impl Worker {
         stop: &Stop,
         work: impl Future<Output = T>,
     ) -> Supervised<T> {
+        let progress = running.progress;
+        let ended = self.watched(running, stop, work).await;
+        progress.end_stage();
+        ended
+    }
+
+    async fn watched<T>(
+        &self,
+        running: Running<'_>,
+        stop: &Stop,
+        work: impl Future<Output = T>,
+    ) -> Supervised<T> {
         let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
         let reason = tokio::select! {
             biased;
             done = &mut work => return done.map_or_else(|panic| Supervised::Panicked(said(&*panic)), Supervised::Done),
             reason = self.watch(&running, stop) => reason,
         };
-        tracing::info!(job.id = %running.taken.job_id, ?reason, "Job is told to end");
+        tracing::info!(?reason, "Job is told to end");
         running.cancel.cancel();
         let patience = async {
             tokio::select! {
@@ -168,7 +180,7 @@ impl Worker {
                 Ok(Ok(Renewed::Held)) => held_until = asked_at + self.times.lease,
                 Ok(Ok(Renewed::CancelRequested)) => return Reason::Cancelled,
                 Ok(Err(error)) if Instant::now() < held_until => {
-                    tracing::warn!(%error, job.id = %running.taken.job_id, "The catalog cannot be told of the progress");
+                    tracing::warn!(%error, "The catalog cannot be told of the progress");
                 }
                 // By its own clock the catalog may have given the row to somebody else by now.
                 Ok(Ok(Renewed::Lost) | Err(_)) | Err(_) => return Reason::LeaseLost,
@@ -188,8 +200,9 @@ impl Worker {
             match given.await {
                 Ok(Held::Mine) => {}
                 Ok(Held::Lost) if running.lease.is_some() => {
-                    tracing::warn!(job.id = %running.taken.job_id,
-                    "Redis does not have the job as ours any more; it goes on, since the catalog decides");
+                    tracing::warn!(
+                        "Redis does not have the job as ours any more; it goes on, since the catalog decides"
+                    );
                 }
                 Ok(Held::Lost) => return Reason::Stopped,
                 Err(error) => tracing::warn!(%error, "Redis gets no sign of life"),

@@ -200,6 +200,9 @@ impl Worker {
         match told {
             // The restore that waited for it is pending now; its job is released with ours.
             Some(Ended::Done { .. }) => {
+                tracing::info!(backup.id = %id, backup.name = manifest.name, plain_bytes = manifest.plain_bytes,
+                    sealed_bytes = manifest.sealed_bytes, tables = manifest.tables.len(), rows = manifest.row_count(),
+                    "Backup is complete");
                 self.after_backup(id, manifest).await;
                 Ending::Success(backup_value(id, manifest))
             }
@@ -384,6 +387,9 @@ impl Worker {
             })
             .await;
         if let Some(Ended::Done { .. }) = told {
+            let (tables, rows) = restored.compared.unzip();
+            tracing::info!(restore.id = %row.id, backup.id = %row.backup_id, database = restored.database,
+                plain_bytes = restored.plain_bytes, tables, rows, "Restore is complete");
             return Ending::Success(restore_value(row, restored));
         }
         tracing::error!(restore.id = %row.id, database = restored.database,
@@ -393,6 +399,8 @@ impl Worker {
 
     /// Proves a backup, and writes what came out into its row.
     pub(super) async fn run_verify(&self, taken: &Taken, id: BackupId, stop: &Stop) -> Ending {
+        self.name_request(Task::Backup(id), Some("backup.verify"))
+            .await;
         let key = match self.object_key(id).await {
             Ok(key) => key,
             Err(text) => return Ending::Failed(text).or_retry(taken),
@@ -473,6 +481,7 @@ impl Worker {
 
     /// The right to carry a row's task out, or how a job without it ends.
     async fn claim(&self, taken: &Taken, task: Task) -> Result<Lease, Ending> {
+        self.name_request(task, None).await;
         let claim = self
             .dispatch
             .catalog
@@ -493,7 +502,7 @@ impl Worker {
                 "{task} is {status} in the catalog, so this job did nothing\nhint: ask for a new one"
             ))),
             Ok(Claim::Busy(active)) => {
-                tracing::info!(job.id = %taken.job_id, %active, "Job waits: something else of its target runs");
+                tracing::info!(%active, "Job waits: something else of its target runs");
                 Err(Ending::Delayed(BUSY_PAUSE))
             }
             Err(error) if error.is_transient() => Err(Ending::GivenBack),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pgseal::backup::{BackupSettings, Stages};
 use pgseal::catalog::Catalog;
-use pgseal::dispatch::{BackupWanted, Dispatch};
+use pgseal::dispatch::{BackupWanted, Dispatch, Drills};
 use pgseal::model::kind::BackupKind;
 use pgseal::model::object_key::Layout;
 use pgseal::model::passphrase::Passphrase;
@@ -425,8 +425,9 @@ async fn worker(service: &Service) -> Worker {
         },
         targets: [(TargetName::default(), connection(&service.database.url))].into(),
         drill_server: None,
-        timetable: None,
-        policy: Policy::default(),
+        timetables: Vec::new(),
+        drills: Drills::default(),
+        policies: [(TargetName::default(), Policy::default())].into(),
         notifier: Notifier::default(),
         times: Times {
             heartbeat: Duration::from_secs(1),

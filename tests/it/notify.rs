@@ -387,6 +387,68 @@ fn a_backup_without_a_catalog_tells_what_came_of_it() {
     );
 }
 
+/// As the service's jobs: restores, and a proof that failed. Whoever cannot be told changes no verdict.
+#[test]
+fn a_restore_and_a_failed_proof_are_told_by_the_command_line() {
+    let server = Postgres::shared();
+    let source = server.create_database("told_restore");
+    source.psql("CREATE TABLE t AS SELECT generate_series(1, 9) AS i");
+    let receiver = Receiver::start();
+    let mut pgseal = with_receiver(&receiver);
+    pgseal.set("BACKUP_DRILL_DATABASE_URL", server.url("postgres"));
+    pgseal.ok(&["backup", &source.url]);
+    let to = server.name("told_copy");
+    let told = |before: usize| {
+        let sent = receiver.sent().split_off(before);
+        let bodies = sent_to(&sent, "/hook/").into_iter().map(verified);
+        bodies.collect::<Vec<Value>>()
+    };
+    let before = receiver.sent().len();
+    pgseal.ok(&["restore", "latest", "--to", &to.url, "--mode", "new"]);
+    let bodies = told(before);
+    let done = bodies.last().unwrap();
+    assert_eq!(
+        (
+            &done["type"],
+            &done["data"]["rows"],
+            &done["data"]["database"]
+        ),
+        (&json!("restore.completed"), &json!(9), &json!(to.name))
+    );
+
+    // It is there already.
+    let before = receiver.sent().len();
+    pgseal.fails(5, &["restore", "latest", "--to", &to.url, "--mode", "new"]);
+    let failed = told(before).pop().unwrap();
+    assert_eq!(failed["type"], "restore.failed");
+    let chats = receiver.sent().split_off(before);
+    let chats = sent_to(&chats, "/chat/");
+    assert!(chats.last().unwrap().body.contains("FAILED"), "{chats:?}");
+    // A plan restores nothing, and tells nothing.
+    let before = receiver.sent().len();
+    pgseal.ok(&["restore", "latest", "--to", &source.url, "--plan"]);
+    assert_eq!(receiver.sent().len(), before);
+
+    let lazy = clients(
+        None,
+        Some("case \"$*\" in *--dbname=*) cat >/dev/null; exit 0;; esac; exec \"$REAL\" \"$@\""),
+    );
+    pgseal.ok(&["drill", "latest"]);
+    assert_eq!(receiver.sent().len(), before, "what is PROVEN is no news");
+    pgseal.with_clients(lazy.path());
+    pgseal.fails(4, &["drill", "latest"]);
+    let failed = told(before).pop().unwrap();
+    assert_eq!(failed["type"], "proof.failed");
+    let said = failed["data"]["error"].as_str().unwrap();
+    assert!(said.contains("public.t is missing"), "{said}");
+
+    // Nobody is there any more: the same verdict.
+    drop(receiver);
+    let run = pgseal.run(&["drill", "latest"]);
+    assert_eq!(run.code, 4, "{run}");
+    assert!(run.stderr.contains("Notification not sent"), "{run}");
+}
+
 /// A silent switch holds a backup up neither at its beginning nor for long at its end.
 #[test]
 fn a_switch_that_hangs_does_not_hold_the_backup_up() {

@@ -9,6 +9,7 @@ use pgseal::model::event::{EventKind, Facts};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::harness::api::Api;
 use crate::harness::catalog::{backup_of, catalog_in, complete, restore_of, taken, with_safety};
 use crate::harness::mail::MailServer;
 use crate::harness::postgres::{Postgres, free_port};
@@ -129,6 +130,49 @@ fn a_channel_that_is_down_changes_no_verdict_and_loses_nothing() {
             .ok(&["notify", "list"])
             .contains("Every notification was sent")
     );
+}
+
+/// Row 135, of the command line: what a channel does not take for some seconds goes into the outbox, and nothing else does.
+#[test]
+fn what_nobody_takes_from_a_command_is_left_to_the_workers() {
+    let mut service = Service::start();
+    let receiver = Receiver::start();
+    set_receiver(&mut service.pgseal, &receiver);
+    answers_on(&receiver, &[("/hook", 503)]);
+    let run = service.pgseal.run(&["backup"]);
+    assert_eq!(run.code, 0, "{run}");
+    assert!(run.stderr.contains("it is left to the workers"), "{run}");
+    let tries = receiver.sent().len();
+    assert!(
+        sent_to(&receiver.sent(), "/hook/").len() > 2,
+        "it was tried once"
+    );
+    let waits = "SELECT string_agg(e.kind || ' ' || d.channel, ', ') FROM pgseal.deliveries d \
+        JOIN pgseal.events e ON e.id = d.event_id WHERE d.status = 'waiting'";
+    assert_eq!(service.catalog.psql(waits), "backup.completed webhook");
+    let api = Api::of(service);
+    let metrics = || api.ask("GET", "/metrics", "").text();
+    let waits = metrics();
+    assert!(
+        waits.contains("\npgseal_notifications_waiting 1\n"),
+        "{waits}"
+    );
+    let age = waits
+        .lines()
+        .find_map(|line| line.strip_prefix("pgseal_notifications_oldest_age_seconds "));
+    assert!(age.unwrap().parse::<f64>().unwrap() > 0.0, "{waits}");
+    receiver.answers(|_, _| status(200));
+    hurry(&api.service);
+    api.service.burst();
+    assert_eq!(waiting(&api.service), "0");
+    let told = types(&receiver.sent()[tries..]);
+    assert_eq!(told, ["backup.completed"]);
+    assert_eq!(api.service.pgseal.json(&["notify", "list"]), json!([]));
+    until("the metrics of an empty outbox", || {
+        let none = metrics();
+        none.contains("\npgseal_notifications_waiting 0\n")
+            && none.contains("\npgseal_notifications_oldest_age_seconds 0\n")
+    });
 }
 
 /// A listener that hangs holds no job up.
@@ -375,8 +419,8 @@ async fn old_pings_are_superseded_and_old_news_given_up() {
     let database = Postgres::shared().create_database("outbox_ends");
     let catalog = catalog_in(&database).await;
     complete(&catalog, "one").await;
-    let route = |channel, supersedes| Route {
-        channel,
+    let route = |channel: &str, supersedes| Route {
+        channel: channel.to_owned(),
         supersedes,
     };
     let routes = |_: &pgseal::model::event::Event| vec![route("ping", true), route("email", false)];

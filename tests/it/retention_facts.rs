@@ -1,4 +1,5 @@
-//! Retention decides nothing from half of the facts: without a manifest that was there, or without the catalog's word.
+//! Retention decides nothing from half of the facts: without a manifest that was there, or without the catalog's word. Rows
+//! 94 and 95.
 
 use pgseal::model::object_key::ObjectKey;
 use pgseal::retention::Wishes;
@@ -8,7 +9,7 @@ use crate::harness::cli::Pgseal;
 use crate::harness::postgres::Postgres;
 use crate::retention::{SCHEDULED, backups, names, put, retention, runtime, stored, vault_of};
 
-/// What the catalog calls complete is no waste, whatever became of its manifest.
+/// Row 94: what the catalog calls complete is no waste, whatever became of its manifest.
 #[test]
 fn a_backup_that_lost_its_manifest_holds_everything() {
     let server = Postgres::shared();
@@ -40,7 +41,7 @@ fn a_backup_that_lost_its_manifest_holds_everything() {
     });
 }
 
-/// Who cannot ask the catalog does not know what a restore needs.
+/// Row 95: who cannot ask the catalog does not know what a restore needs.
 #[test]
 fn a_catalog_whose_address_cannot_be_read_deletes_nothing() {
     let mut pgseal = Pgseal::new();

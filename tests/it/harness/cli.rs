@@ -63,7 +63,9 @@ impl Pgseal {
             .set("TMPDIR", tmp);
         pgseal
             .set("BACKUP_STORE", format!("file:{}", store.display()))
-            .set("BACKUP_SPOOL_DIR", spool);
+            .set("BACKUP_SPOOL_DIR", spool)
+            // Tests read logs as people do; logs.rs reads them as programs do.
+            .set("BACKUP_LOG_FORMAT", "text");
         pgseal.set("BACKUP_GPG_PASSPHRASE", PASSPHRASE);
         pgseal
     }
