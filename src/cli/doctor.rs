@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::Context;
 use super::exit::ProblemsFound;
 use super::output::{bytes, moment};
+use super::service::{SHARED_SWITCH, SHARED_SWITCH_FIX};
 use crate::backup::NewerClient;
 use crate::config::{self, ConfigError, NotifyArgs, Settings};
 use crate::model::connection::Connection;
@@ -112,9 +113,12 @@ fn no_database() -> Finding {
 
 /// Who hears of what happens; whether they really do, only `pgseal notify test` finds out.
 fn channels(arguments: &NotifyArgs, settings: &Settings) -> Vec<Finding> {
-    let targets = settings.targets();
-    let notifier = match targets.and_then(|targets| arguments.notifier(&targets)) {
-        Ok(notifier) => notifier,
+    let notifier = settings.targets().and_then(|targets| {
+        let notifier = arguments.notifier(&targets)?;
+        Ok((notifier, targets.names()))
+    });
+    let (notifier, targets) = match notifier {
+        Ok(found) => found,
         Err(error) => return vec![problem("notify", &error)],
     };
     if notifier.named().next().is_none() {
@@ -135,7 +139,10 @@ fn channels(arguments: &NotifyArgs, settings: &Settings) -> Vec<Finding> {
             _ => Finding::ok("notify", said),
         }
     };
-    notifier.named().map(found).collect()
+    let shared = notifier
+        .shares_a_switch(&targets)
+        .then(|| Finding::warning("notify", SHARED_SWITCH, SHARED_SWITCH_FIX));
+    notifier.named().map(found).chain(shared).collect()
 }
 
 fn print(context: &Context, findings: &[(Option<TargetName>, Finding)]) -> anyhow::Result<()> {

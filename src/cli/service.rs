@@ -5,6 +5,11 @@ use crate::config::{self, ConfigError, QueueArgs, ScheduleArgs, Targets};
 use crate::dispatch::{Dispatch, DrillTimetable, Drills, Timetable};
 use crate::queue::Queue;
 
+/// What is said of a dead man's switch that several targets have.
+pub(super) const SHARED_SWITCH: &str = "one dead man's switch hears of several targets: a backup of one hides that another's is missing";
+pub(super) const SHARED_SWITCH_FIX: &str =
+    "put {target} into BACKUP_PING_URL, or give targets a ping_url of their own";
+
 /// The catalog and the queue.
 pub(super) struct Service {
     pub(super) dispatch: Dispatch,

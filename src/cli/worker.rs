@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::output::table;
-use super::service::{Service, drills, timetables};
+use super::service::{SHARED_SWITCH, SHARED_SWITCH_FIX, Service, drills, timetables};
 use crate::config::{
     self, ConfigError, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs, WorkerTimes,
 };
@@ -98,6 +98,9 @@ impl WorkerArgs {
             alive_folder: context.settings.spool_folder(),
             state: State::default(),
         };
+        if worker.notifier.shares_a_switch(&targets.names()) {
+            tracing::warn!("{SHARED_SWITCH}: {SHARED_SWITCH_FIX}");
+        }
         let until = if self.burst {
             Until::Empty
         } else {

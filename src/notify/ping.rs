@@ -37,6 +37,12 @@ impl Ping {
         })
     }
 
+    /// Whether each target has a switch of its own.
+    pub(super) fn is_for_each_target(&self) -> bool {
+        use secrecy::ExposeSecret as _;
+        self.template.expose_secret().contains(PLACEHOLDER)
+    }
+
     pub(super) fn describe(&self) -> String {
         format!("the dead man's switch at {}", self.host)
     }

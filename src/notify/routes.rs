@@ -3,6 +3,7 @@
 use super::{Channel, Notifier, OwnChannel, ping};
 use crate::model::event::{Event, EventKind, Gravity};
 use crate::model::kind::BackupKind;
+use crate::model::target::TargetName;
 
 /// Who hears of what went as it should.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,22 @@ impl Notifier {
         common
             .chain(own.map(OwnChannel::named))
             .filter(|(_, channel)| is_for(channel, event, self.success))
+    }
+
+    /// Whether one switch hears of several targets: a backup of one would hide that another's is missing.
+    #[must_use]
+    pub fn shares_a_switch(&self, targets: &[TargetName]) -> bool {
+        let is_ping = |channel: &Channel| matches!(channel, Channel::Ping(_));
+        let is_common = |channel: &Channel| match channel {
+            Channel::Ping(ping) => !ping.is_for_each_target(),
+            _ => false,
+        };
+        let has_none_of_its_own = |target: &&TargetName| {
+            let mut own = self.own.iter().filter(|own| is_ping(&own.channel));
+            !own.any(|own| own.target == target.as_str())
+        };
+        let sharing = targets.iter().filter(has_none_of_its_own).count();
+        sharing > 1 && self.channels.iter().any(is_common)
     }
 
     /// All channels, each with the name that deliveries have.

@@ -149,7 +149,7 @@ fn next_step(event: &Event) -> Option<String> {
             None => "look at the target before you try again",
         },
         EventKind::ProofFailed => "pgseal verify, and a new backup",
-        EventKind::ProofOverdue => "pgseal drill latest",
+        EventKind::ProofOverdue => "pgseal drill tries the backup whose turn it is",
         EventKind::PruneFrozen => "look at the newest backups; nothing is deleted until then",
         EventKind::PruneFailed => "pgseal prune tries again, and says what the store refuses",
         EventKind::BackupStarted

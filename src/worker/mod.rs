@@ -3,7 +3,7 @@
 //! ```text
 //! take:   wait -> claim on Redis -> claim in the catalog -> run, with signs of life -> the row ends -> the job ends
 //! house:  every half minute: jobs of dead workers, jobs that Redis lost, those that are due, objects without rows
-//! time:   every few seconds: what the schedule wants, and what came to nothing
+//! time:   every few seconds: what the schedules of backups and drills want, and what came to nothing
 //! tell:   every few seconds: what the catalog's outbox has for e-mail, webhook, chat and dead man's switch
 //! ```
 //!

@@ -254,6 +254,31 @@ fn what_no_target_has_is_refused_with_what_there_is() {
     assert!(!said.contains("dummy-canary"), "{said}");
 }
 
+/// A switch that two share is quiet as long as one of them is backed up.
+#[test]
+fn a_switch_of_several_targets_is_named() {
+    let mut pgseal = Pgseal::new();
+    let url = "postgres://nobody@127.0.0.1:1/x";
+    pgseal.set("DATABASE_URL", url);
+    let shared = |pgseal: &Pgseal| {
+        let found = pgseal.run(&["doctor"]);
+        String::from_utf8_lossy(&found.stdout).contains("put {target} into BACKUP_PING_URL")
+    };
+    let targets = format!("[targets.shop]\nurl = '{url}'\n");
+    pgseal.set("BACKUP_PING_URL", "http://127.0.0.1:1/switch");
+    assert!(!shared(&pgseal), "there is one target");
+    with_targets(&mut pgseal, &targets);
+    assert!(shared(&pgseal));
+    with_targets(
+        &mut pgseal,
+        &format!("{targets}ping_url = 'http://127.0.0.1:1/shop'\n"),
+    );
+    assert!(!shared(&pgseal));
+    with_targets(&mut pgseal, &targets);
+    pgseal.set("BACKUP_PING_URL", "http://127.0.0.1:1/{target}");
+    assert!(!shared(&pgseal));
+}
+
 /// A timer without a service goes over all targets, and one that fails keeps no other from its backup.
 #[test]
 fn a_timer_backs_up_every_target() {

@@ -249,9 +249,13 @@ impl Running {
         self.child.id()
     }
 
+    /// Sends it a signal. One that has ended by itself meanwhile gets none, and [`Self::wait`] tells how it ended.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Waits until it has said this on stderr; `false`: it ended without.
