@@ -64,9 +64,9 @@ impl DrillArgs {
             .cancel
             .run_until_cancelled(self.selection.find(&stages.vault, &context.settings))
             .await;
-        let Some(entry) = found else { return Ok(()) };
+        let Some(found) = found else { return Ok(()) };
         let request = DrillRequest {
-            entry: entry?,
+            found: found?,
             server,
             depth: if self.digests {
                 Depth::Content

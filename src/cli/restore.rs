@@ -93,12 +93,12 @@ impl RestoreArgs {
             .cancel
             .run_until_cancelled(self.selection.find(&stages.vault, &context.settings))
             .await;
-        let Some(entry) = found else { return Ok(()) };
+        let Some(found) = found else { return Ok(()) };
         stages.vault = stages.vault.of_target(&target)?;
         let limits = self.foreign.limits();
         if self.plan.plan {
             let progress = Arc::new(Progress::default());
-            let planning = restore::planned(&stages, entry?, &to, &wishes, limits, &progress);
+            let planning = restore::planned(&stages, found?.entry, &to, &wishes, limits, &progress);
             let planned = context.cancel.run_until_cancelled(planning);
             let planned = context.progress.show(&progress, planned).await;
             let Some(planned) = planned else {
@@ -116,7 +116,7 @@ impl RestoreArgs {
             require_typed(self.confirm.as_deref(), to.database())?;
         }
         let request = RestoreRequest {
-            entry: entry?,
+            found: found?,
             to,
             target,
             mode: Mode::of(self.way()),

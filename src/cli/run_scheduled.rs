@@ -9,6 +9,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Context;
+use super::backup::copy_if_wanted;
+use super::exit::OneCopy;
 use super::output::moment;
 use super::service::{Service, timetable};
 use crate::backup::{self, BackupRequest};
@@ -29,7 +31,7 @@ Examples, for a platform with a timer of its own:
 It can be called as often as you like, each slot gets one backup; what was missed is made up for once. Without BACKUP_SCHEDULE every \
 call makes a backup. Where pgseal worker has BACKUP_SCHEDULE, it needs no timer.
 
-Exit codes: 0 the slot has its backup, or it is asked for or waits for its target · others as of pgseal backup";
+Exit codes: 0 the slot has its backup, or it is asked for or waits for its target · 7 it has its backup, and that has no second copy · others as of pgseal backup";
 
 /// The label that says which slot a backup was made for.
 const SLOT_LABEL: &str = "slot";
@@ -57,6 +59,11 @@ struct Ran {
     outcome: &'static str,
     name: Option<String>,
     backup_id: Option<i64>,
+    /// Of its second copy: `confirmed` or `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<&'static str>,
+    #[serde(skip)]
+    not_copied: Option<OneCopy>,
 }
 
 impl RunScheduledArgs {
@@ -67,7 +74,11 @@ impl RunScheduledArgs {
         } else {
             self.make(context).await?
         };
-        context.output.print(&ran, || text(&ran))
+        context.output.print(&ran, || text(&ran))?;
+        match ran.not_copied {
+            None => Ok(()),
+            Some(not_copied) => Err(not_copied.into()),
+        }
     }
 
     /// The work itself, on the store alone.
@@ -93,7 +104,12 @@ impl RunScheduledArgs {
         let progress = Arc::new(Progress::default());
         let made = backup::run(&stages, &request, &progress, &context.cancel);
         let manifest = context.progress.show(&progress, made).await?;
-        Ok(Ran::new(slot, "made").named(manifest.name))
+        let (copy, not_copied) = copy_if_wanted(&stages.vault, &manifest, context).await;
+        Ok(Ran {
+            copy,
+            not_copied,
+            ..Ran::new(slot, "made").named(manifest.name)
+        })
     }
 
     async fn ask(&self, context: &Context) -> anyhow::Result<Ran> {
@@ -119,6 +135,8 @@ impl Ran {
             outcome,
             name: None,
             backup_id: None,
+            copy: None,
+            not_copied: None,
         }
     }
 

@@ -169,7 +169,7 @@ impl Retention {
         if let (Some(catalog), Some(id)) = (&self.catalog, of.id) {
             return delete(&self.vault, catalog, id, LastGood::Kept).await;
         }
-        Ok(self.vault.delete_key(&key).await?)
+        Ok(self.vault.delete_key(&key, of.uid).await?)
     }
 
     /// Every complete backup gets a row first, as housekeeping would give it one: without, nobody could keep it from being

@@ -67,6 +67,7 @@ pub struct S3Store {
     pub(super) inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 pub(super) struct Inner {
     pub(super) client: Client,
     pub(super) bucket: String,
@@ -147,6 +148,30 @@ impl S3Store {
 
     pub(super) fn describe(&self) -> String {
         self.inner.place.clone()
+    }
+
+    /// A bucket's name is one bucket's at all of Amazon's endpoints.
+    pub(super) fn is_place_of(&self, other: &Self) -> bool {
+        let endpoint = |store: &Self| {
+            let at = store.inner.place.split_once(" at ");
+            let at = at.map_or("", |(_, at)| at).to_ascii_lowercase();
+            let host = at.split("://").last().unwrap_or_default();
+            let host = host.split(['/', ':']).next().unwrap_or_default();
+            if at.starts_with("amazon s3") || host.ends_with(".amazonaws.com") {
+                "amazon".to_owned()
+            } else {
+                at
+            }
+        };
+        self.inner.bucket == other.inner.bucket && endpoint(self) == endpoint(other)
+    }
+
+    pub(super) fn in_haste(&self) -> Self {
+        let mut inner = (*self.inner).clone();
+        inner.retry = inner.retry.in_haste();
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     pub(super) async fn check_bucket(&self) -> Result<(), StoreError> {

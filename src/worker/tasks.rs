@@ -219,7 +219,7 @@ impl Worker {
                 "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own"
             );
         }
-        if let Err(error) = vault.delete_key(&key).await {
+        if let Err(error) = vault.delete_here(&key).await {
             tracing::warn!(%error, backup.name = manifest.name, "Backup left a manifest without a dump behind");
         }
     }
@@ -290,13 +290,13 @@ impl Worker {
             RestoreMode::Rollback => return Err("a rollback restores no backup".to_owned()),
         };
         let key = self.object_key(row.backup_id).await?;
-        let entry = self.stages.vault.find(&Selector::Key(key)).await;
+        let found = self.stages.vault.find_either(&Selector::Key(key)).await;
         let safety = match row.safety_backup_id {
             Some(safety) => Safety::Made(self.object_key(safety).await?),
             None => Safety::Skip,
         };
         Ok(RestoreRequest {
-            entry: entry.map_err(|error| explain(&error))?,
+            found: found.map_err(|error| explain(&error))?,
             to,
             target: TargetName::parse(&row.target).unwrap_or_default(),
             mode,

@@ -26,6 +26,7 @@ mod catalog_reconcile;
 mod catalog_states;
 mod cli;
 mod commit_gate;
+mod copies;
 mod counts;
 mod deploy;
 mod drill;
