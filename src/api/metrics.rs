@@ -39,6 +39,10 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResp
             None => None,
         };
         let mut text = text(&statistics, depth.ok().and_then(Result::ok), api.now());
+        if api.parts.vault.second.is_some() {
+            let catalog = &api.parts.dispatch.catalog;
+            text += &of_copies(catalog.not_replicated().await?, api.now());
+        }
         text += &of_schedule(schedule);
         Ok::<_, Problem>(Arc::from(text))
     });
@@ -124,6 +128,23 @@ fn of_schedule(schedule: Option<(&str, Outlook)>) -> String {
     text.gauge(next, "When the next backup is due");
     if let Some(slot) = outlook.next_slot {
         text.value(next, &labels, count(slot.unix_timestamp()));
+    }
+    text.0
+}
+
+/// Told only where there is a second store.
+fn of_copies((without, oldest): (i64, Option<OffsetDateTime>), now: OffsetDateTime) -> String {
+    let mut text = Text::default();
+    let name = "pgseal_backups_not_replicated";
+    text.gauge(
+        name,
+        "Complete backups that are not in both stores, each confirmed",
+    );
+    text.value(name, &[], count(without));
+    let age = "pgseal_not_replicated_age_seconds";
+    text.gauge(age, "How long ago the oldest of them was complete");
+    if let Some(oldest) = oldest {
+        text.value(age, &[], (now - oldest).as_seconds_f64().max(0.0));
     }
     text.0
 }

@@ -343,6 +343,10 @@ fn what(
     }
     match row {
         Some(row) if row.health == Health::Suspicious => What::Suspicious(kind, reason(row)),
+        // It is as good as its copy.
+        Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) && row.is_copied => {
+            What::Good(kind)
+        }
         Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) => {
             What::Damaged(kind, reason(row))
         }

@@ -38,6 +38,7 @@ impl Worker {
                 self.compare_bucket().await;
                 self.drop_replaced().await;
                 self.go_on_deleting().await;
+                self.replicate().await;
             }
             tokio::time::sleep(self.times.maintenance).await;
         }

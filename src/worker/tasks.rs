@@ -400,14 +400,21 @@ impl Worker {
         }
         let work = async {
             let verified = cancel
-                .run_until_cancelled(self.verify(key, &progress))
+                .run_until_cancelled(self.verify(&key, &progress))
                 .await;
+            let reason = match &verified {
+                Some(Err(error)) if error.is_verdict() => {
+                    let looking = self.look_at_second(id, &key);
+                    cancel.run_until_cancelled(looking).await.flatten()
+                }
+                _ => None,
+            };
             if let Err(error) = catalog.unpin(id, holder).await {
                 tracing::debug!(%error, "a pin is left, and ends by itself");
             }
-            verified
+            verified.map(|verified| (verified, reason))
         };
-        let verified = match self.supervise(running, stop, work).await {
+        let (verified, of_second) = match self.supervise(running, stop, work).await {
             Supervised::Done(Some(verified)) => verified,
             Supervised::Ended(Reason::ShuttingDown, _) => return Ending::GivenBack,
             Supervised::Ended(Reason::TimeLimit(limit), _) => {
@@ -431,7 +438,10 @@ impl Worker {
             // Nothing is known: the row stays as it is.
             Err(error) => return Ending::Failed(explain(error)).or_retry(taken),
         };
-        let reason = reason.map(|error| explain(error));
+        let reason = reason.map(|error| match &of_second {
+            Some(of_second) => format!("{}\n{of_second}", explain(error)),
+            None => explain(error),
+        });
         let marked = self
             .dispatch
             .catalog
@@ -450,9 +460,9 @@ impl Worker {
         matches!(row, Ok(Some(row)) if row.health == Health::Suspicious)
     }
 
-    async fn verify(&self, key: ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
+    async fn verify(&self, key: &ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
         let vault = &self.stages.vault;
-        let entry = vault.find(&Selector::Key(key)).await?;
+        let entry = vault.find(&Selector::Key(key.clone())).await?;
         let fetched = vault.fetch(entry, progress).await?;
         let proof = vault.verify(&fetched, &self.stages.clients, Limits::default(), progress);
         proof.await.map(drop)

@@ -27,6 +27,7 @@ mod catalog_states;
 mod cli;
 mod commit_gate;
 mod copies;
+mod copies_service;
 mod counts;
 mod deploy;
 mod drill;
