@@ -96,12 +96,15 @@ impl Retention {
             proofs: self.vault.proofs().await?,
             ..self.known(&entries).await?
         };
+        // Half of the facts is what only one of the two stores says.
+        let copies = self.vault.copies().await?;
         let measured: Vec<Measured> = complete(&entries).map(Measured::from).collect();
         let strange = suspicious(&measured, &marks.accepted);
         let now = (self.clock)();
         let candidates = entries
             .iter()
             .filter_map(|entry| candidate(entry, &known, &marks, &strange, now))
+            .map(|candidate| kept_for_its_copy(candidate, &copies))
             .collect();
         let store_now = self.vault.store_time(Uid::new(now)).await?;
         let circumstances = Circumstances {
@@ -168,6 +171,10 @@ impl Retention {
         }
         if let (Some(catalog), Some(id)) = (&self.catalog, of.id) {
             return delete(&self.vault, catalog, id, LastGood::Kept).await;
+        }
+        // What has no manifest has no copy either, or one that is better than it.
+        if matches!(of.what, What::Unfinished | What::Foreign | What::Headless) {
+            return Ok(self.vault.delete_here(&key).await?);
         }
         Ok(self.vault.delete_key(&key, of.uid).await?)
     }
@@ -298,6 +305,19 @@ fn candidate(
         proven_at,
         pins: pins(entry, row, known, marks, now),
     })
+}
+
+/// What lost its manifest here is no litter where the second store has the whole backup.
+fn kept_for_its_copy(candidate: Candidate, copies: &BTreeMap<ObjectKey, u64>) -> Candidate {
+    let is_bare = matches!(candidate.what, What::Unfinished | What::Headless);
+    let key = ObjectKey::parse(&candidate.key).ok();
+    if !is_bare || !key.is_some_and(|key| copies.contains_key(&key)) {
+        return candidate;
+    }
+    Candidate {
+        what: What::Unknown("its manifest is in the second store alone".to_owned()),
+        ..candidate
+    }
 }
 
 /// Whether a row is this backup's: one of another object under the same key tells nothing of it.

@@ -605,3 +605,46 @@ pub(super) fn moment(at: Option<&DateTime>) -> OffsetDateTime {
     at.and_then(|at| OffsetDateTime::from_unix_timestamp(at.secs()).ok())
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn store(endpoint_url: Option<&str>, region: &str, bucket: &str) -> S3Store {
+        S3Store::open(S3Settings {
+            endpoint_url: endpoint_url.map(str::to_owned),
+            region: Some(region.to_owned()),
+            bucket: bucket.to_owned(),
+            access_key_id: Some("dummy".to_owned()),
+            secret_access_key: Some("dummy".to_owned().into()),
+            path_style: false,
+            plain_http: PlainHttp::Refused,
+            retry: RetryPolicy::default(),
+            part_bytes: super::super::PART_BYTES_FIRST,
+            spool_folder: PathBuf::from("/tmp"),
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_bucket_by_several_names_is_one_place() {
+        let amazon = store(None, "eu-central-1", "b").await;
+        let elsewhere = store(Some("https://s3.example.com"), "eu-central-1", "b").await;
+        for (other, same) in [
+            (store(None, "us-east-1", "b").await, true),
+            (
+                store(Some("https://s3.eu-west-1.amazonaws.com/"), "x", "b").await,
+                true,
+            ),
+            (store(None, "eu-central-1", "c").await, false),
+            (elsewhere.clone(), false),
+        ] {
+            assert_eq!(amazon.is_place_of(&other), same, "{}", other.describe());
+        }
+        let louder = store(Some("https://S3.Example.com/"), "y", "b").await;
+        assert!(elsewhere.is_place_of(&louder));
+        let other_port = store(Some("https://s3.example.com:9000"), "y", "b").await;
+        assert!(!elsewhere.is_place_of(&other_port));
+    }
+}

@@ -220,16 +220,25 @@ impl Vault {
     /// # Errors
     /// The second store fails.
     pub async fn copies(&self) -> Result<BTreeMap<ObjectKey, u64>, VaultError> {
-        match self.second() {
-            Some(second) => second.in_haste().pairs_whole().await,
-            None => Ok(BTreeMap::new()),
-        }
-    }
-
-    async fn pairs_whole(&self) -> Result<BTreeMap<ObjectKey, u64>, VaultError> {
+        let Some(second) = self.second() else {
+            return Ok(BTreeMap::new());
+        };
+        let second = second.in_haste();
+        let listed = async {
+            // A folder that is away lists as an empty one.
+            second.store.check_bucket().await?;
+            second.pairs().await
+        };
+        let pairs = listed.await.map_err(|error| match error {
+            VaultError::Store(source) => VaultError::Second {
+                place: second.store.describe(),
+                source,
+            },
+            other => other,
+        })?;
         let whole =
             |(key, pair): (ObjectKey, Pair)| Some((key, pair.manifest.and(pair.dump)?.bytes));
-        Ok(self.pairs().await?.into_iter().filter_map(whole).collect())
+        Ok(pairs.into_iter().filter_map(whole).collect())
     }
 
     /// Whether the two stores are one by two names: what is written into the second can be seen in the first.

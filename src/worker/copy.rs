@@ -22,6 +22,13 @@ use crate::vault::{Copied, CopyError, VaultError, Which};
 /// the next ones.
 const COPIES_AT_ONCE: u32 = 20;
 
+/// Whether more backups may wait for their copies than were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    More,
+}
+
 impl Worker {
     /// Asks for the copy of a backup that is complete, where there is a second store.
     pub(super) async fn ask_for_copy(&self, id: BackupId) {
@@ -177,10 +184,10 @@ impl Worker {
     }
 
     /// Asks for copies of backups that have none, and finds out which have lost theirs.
-    pub(super) async fn replicate(&self) {
+    pub(super) async fn replicate(&self) -> Left {
         let vault = &self.stages.vault;
         let Some(second) = &vault.second else {
-            return;
+            return Left::Nothing;
         };
         let looked = async {
             let catalog = &self.dispatch.catalog;
@@ -209,11 +216,20 @@ impl Worker {
                 if !missing.is_empty() {
                     tracing::info!(backups = missing.len(), "Housekeeping asks for copies");
                 }
+                let left = if missing.len() < COPIES_AT_ONCE as usize {
+                    Left::Nothing
+                } else {
+                    Left::More
+                };
                 for id in missing {
                     self.ask_for_copy(id).await;
                 }
+                left
             }
-            Err(reason) => tracing::warn!(reason, "Housekeeping: the second store"),
+            Err(reason) => {
+                tracing::warn!(reason, "Housekeeping: the second store");
+                Left::Nothing
+            }
         }
     }
 }

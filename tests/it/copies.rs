@@ -345,11 +345,26 @@ fn a_first_store_that_is_down_keeps_nobody_from_restoring() {
             "{said}"
         );
     }
+    // Also over what is there, which is saved where it can be.
+    let before = Content::of(Postgres::shared(), &source.name);
+    source.psql("TRUNCATE shop.customers CASCADE");
+    let to = [
+        "restore",
+        "latest",
+        "--to",
+        &source.url,
+        "--mode",
+        "in-place",
+    ];
+    let restored = pgseal.json(&to);
+    assert_same(&before, &Content::of(Postgres::shared(), &source.name));
+    let safety = restored["safety_backup"].as_str().unwrap();
+    assert!(second.objects().iter().any(|key| key.contains(safety)));
     let listed = pgseal.run(&["list", "--json"]);
     assert_eq!(listed.code, 0, "{listed}");
     assert!(listed.stderr.contains("second store"), "{listed}");
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
-    assert_eq!(listed[0]["name"], made["name"]);
+    assert_eq!(listed[1]["name"], made["name"]);
 }
 
 /// Killed anywhere, a copy leaves nothing that looks like a backup, and the next one completes it.
@@ -543,4 +558,52 @@ fn a_deletion_is_in_both_stores_or_in_none() {
     pgseal.ok(&["delete", "latest"]);
     assert_eq!(first.objects(), Vec::<String>::new());
     assert_eq!(second.objects().len(), 1);
+}
+
+/// What lost its manifest in the first store is no litter while the second has it whole.
+#[test]
+fn pruning_takes_no_good_copy_with_what_is_left_of_the_first() {
+    let mut pgseal = Pgseal::new();
+    let second = pgseal.file("second");
+    pgseal.set("BACKUP_COPY_STORE", format!("file:{}", second.display()));
+    let (source, made) = backup_without_copy(&mut pgseal, "no_litter");
+    let dump = pgseal.store().join(key(&made));
+    std::fs::remove_file(
+        pgseal
+            .store()
+            .join(key(&made).replace(".dump.", ".manifest.")),
+    )
+    .unwrap();
+    let days_ago = std::time::SystemTime::now() - Duration::from_hours(72);
+    let file = std::fs::File::options().write(true).open(&dump).unwrap();
+    file.set_modified(days_ago).unwrap();
+    drop(file);
+    pgseal.json(&["backup"]);
+
+    let said = pgseal.ok(&["prune"]);
+    assert!(dump.exists(), "{said}");
+    let run = pgseal.run(&[
+        "restore",
+        made["name"].as_str().unwrap(),
+        "--to",
+        &Postgres::shared().name("no_litter_to").url,
+        "--mode",
+        "new",
+    ]);
+    assert_eq!(run.code, 0, "{run}");
+    // Nothing is decided while half of the facts is missing.
+    std::fs::rename(&second, pgseal.file("away")).unwrap();
+    std::fs::write(&second, "").unwrap();
+    let said = pgseal.fails(1, &["prune"]);
+    assert!(said.contains("second"), "{said}");
+    std::fs::remove_file(&second).unwrap();
+    std::fs::rename(pgseal.file("away"), &second).unwrap();
+
+    // Where the second store does not have it, it is.
+    for ending in [".manifest.", ".dump."] {
+        std::fs::remove_file(second.join(key(&made).replace(".dump.", ending))).unwrap();
+    }
+    pgseal.ok(&["prune"]);
+    assert!(!dump.exists());
+    assert!(source.exists());
 }
