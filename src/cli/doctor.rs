@@ -178,7 +178,10 @@ async fn second_works(vault: &Vault, now: OffsetDateTime) -> Option<Finding> {
     if let Err(source) = second.probe(Uid::new(now)).await {
         let place = second.store.describe();
         return Some(match source {
-            VaultError::Store(source) => problem(SUBJECT, &VaultError::Second { place, source }),
+            VaultError::Store(source) => {
+                let source = Box::new(source);
+                problem(SUBJECT, &VaultError::Second { place, source })
+            }
             other => problem(SUBJECT, &other),
         });
     }

@@ -130,55 +130,60 @@ pub struct StoreArgs {
 pub struct CopyStoreArgs {
     /// Where each backup is copied to: file:FOLDER or s3://BUCKET [default: the bucket, if one is named; else nowhere]
     #[arg(
-        long,
+        id = "copy_store",
+        long = "copy-store",
         global = true,
         env = "BACKUP_COPY_STORE",
         value_name = "URL",
         hide_short_help = true
     )]
-    copy_store: Option<String>,
+    store: Option<String>,
     /// Endpoint of the second store [default: Amazon's]
     #[arg(
-        long,
+        id = "copy_s3_endpoint_url",
+        long = "copy-s3-endpoint-url",
         global = true,
         env = "BACKUP_COPY_S3_ENDPOINT_URL",
         value_name = "URL",
         hide_short_help = true
     )]
-    copy_s3_endpoint_url: Option<String>,
+    s3_endpoint_url: Option<String>,
     /// Region that requests to the second store are signed for
     #[arg(
-        long,
+        id = "copy_s3_region",
+        long = "copy-s3-region",
         global = true,
         env = "BACKUP_COPY_S3_REGION",
         value_name = "REGION",
         hide_short_help = true
     )]
-    copy_s3_region: Option<String>,
+    s3_region: Option<String>,
     /// Bucket of the second store
     #[arg(
-        long,
+        id = "copy_s3_bucket",
+        long = "copy-s3-bucket",
         global = true,
         env = "BACKUP_COPY_S3_BUCKET",
         value_name = "NAME",
         hide_short_help = true
     )]
-    copy_s3_bucket: Option<String>,
+    s3_bucket: Option<String>,
     /// Key id; its secret comes from BACKUP_COPY_S3_SECRET_ACCESS_KEY or BACKUP_COPY_S3_SECRET_ACCESS_KEY_FILE alone
     #[arg(
-        long,
+        id = "copy_s3_access_key_id",
+        long = "copy-s3-access-key-id",
         global = true,
         env = "BACKUP_COPY_S3_ACCESS_KEY_ID",
         value_name = "ID",
         hide_short_help = true
     )]
-    copy_s3_access_key_id: Option<String>,
+    s3_access_key_id: Option<String>,
     /// Put the second store's bucket into the path instead of the host name
-    #[arg(long, global = true, env = "BACKUP_COPY_S3_PATH_STYLE", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_short_help = true)]
-    copy_s3_path_style: Option<bool>,
+    #[arg(id = "copy_s3_path_style", long = "copy-s3-path-style", global = true, env = "BACKUP_COPY_S3_PATH_STYLE", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_short_help = true)]
+    s3_path_style: Option<bool>,
     /// Allow http:// to another machine that is the second store
-    #[arg(long, global = true, env = "BACKUP_COPY_S3_ALLOW_HTTP", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_short_help = true)]
-    copy_s3_allow_http: Option<bool>,
+    #[arg(id = "copy_s3_allow_http", long = "copy-s3-allow-http", global = true, env = "BACKUP_COPY_S3_ALLOW_HTTP", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_short_help = true)]
+    s3_allow_http: Option<bool>,
 }
 
 /// One store's settings as they were read, whichever it is.
@@ -228,13 +233,13 @@ impl CopyStoreArgs {
     ) -> Result<Option<StoreSettings>, ConfigError> {
         let place = Place {
             names: &SECOND,
-            store: self.copy_store.as_deref(),
-            endpoint_url: self.copy_s3_endpoint_url.as_deref(),
-            region: self.copy_s3_region.as_deref(),
-            bucket: self.copy_s3_bucket.as_deref(),
-            access_key_id: self.copy_s3_access_key_id.as_deref(),
-            path_style: self.copy_s3_path_style == Some(true),
-            allow_http: self.copy_s3_allow_http == Some(true),
+            store: self.store.as_deref(),
+            endpoint_url: self.s3_endpoint_url.as_deref(),
+            region: self.s3_region.as_deref(),
+            bucket: self.s3_bucket.as_deref(),
+            access_key_id: self.s3_access_key_id.as_deref(),
+            path_style: self.s3_path_style == Some(true),
+            allow_http: self.s3_allow_http == Some(true),
         };
         let url = place.url();
         url.map(|url| place.settings(url, spool_folder)).transpose()

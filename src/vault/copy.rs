@@ -76,7 +76,7 @@ pub enum CopyError {
         place: String,
         /// What is wrong with it.
         #[source]
-        source: VaultError,
+        source: Box<VaultError>,
     },
     /// The second copy is at fault.
     #[error(
@@ -89,7 +89,7 @@ pub enum CopyError {
         place: String,
         /// What is wrong with it.
         #[source]
-        source: VaultError,
+        source: Box<VaultError>,
     },
     /// It was told to end.
     #[error("interrupted: the copy was not completed")]
@@ -210,7 +210,7 @@ impl Vault {
         let removed = second.abort_stale_uploads(&prefix, now - STALE_AFTER);
         removed.await.map_err(|source| VaultError::Second {
             place: second.describe(),
-            source,
+            source: Box::new(source),
         })
     }
 
@@ -232,7 +232,7 @@ impl Vault {
         let pairs = listed.await.map_err(|error| match error {
             VaultError::Store(source) => VaultError::Second {
                 place: second.store.describe(),
-                source,
+                source: Box::new(source),
             },
             other => other,
         })?;
@@ -297,7 +297,7 @@ impl Vault {
             Fault::First(source) => CopyError::First {
                 name,
                 place: self.store.describe(),
-                source,
+                source: Box::new(source),
             },
             Fault::Second(source) => CopyError::Second {
                 name,
@@ -306,7 +306,7 @@ impl Vault {
                     .as_ref()
                     .map(Store::describe)
                     .unwrap_or_default(),
-                source,
+                source: Box::new(source),
             },
             Fault::Interrupted => CopyError::Interrupted,
         }

@@ -22,7 +22,7 @@ pub enum VaultError {
         place: String,
         /// What came of it.
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// A message could not be sealed or opened.
     #[error(transparent)]

@@ -292,7 +292,7 @@ impl Vault {
             VaultError::Store(error @ StoreError::Locked { .. }) => error.into(),
             VaultError::Store(source) => VaultError::Second {
                 place: second.store.describe(),
-                source,
+                source: Box::new(source),
             },
             other => other,
         })

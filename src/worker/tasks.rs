@@ -400,19 +400,12 @@ impl Worker {
         }
         let work = async {
             let verified = cancel
-                .run_until_cancelled(self.verify(&key, &progress))
+                .run_until_cancelled(self.verify_either(id, &key, &progress))
                 .await;
-            let reason = match &verified {
-                Some(Err(error)) if error.is_verdict() => {
-                    let looking = self.look_at_second(id, &key);
-                    cancel.run_until_cancelled(looking).await.flatten()
-                }
-                _ => None,
-            };
             if let Err(error) = catalog.unpin(id, holder).await {
                 tracing::debug!(%error, "a pin is left, and ends by itself");
             }
-            verified.map(|verified| (verified, reason))
+            verified
         };
         let (verified, of_second) = match self.supervise(running, stop, work).await {
             Supervised::Done(Some(verified)) => verified,
@@ -458,6 +451,21 @@ impl Worker {
     async fn is_suspicious(&self, id: BackupId) -> bool {
         let row = self.dispatch.catalog.backup(id).await;
         matches!(row, Ok(Some(row)) if row.health == Health::Suspicious)
+    }
+
+    /// What came of the first copy; and where it is at fault, what is to be said of the second.
+    async fn verify_either(
+        &self,
+        id: BackupId,
+        key: &ObjectKey,
+        progress: &Arc<Progress>,
+    ) -> (Result<(), VaultError>, Option<String>) {
+        let verified = self.verify(key, progress).await;
+        let of_second = match &verified {
+            Err(error) if error.is_verdict() => self.look_at_second(id, key).await,
+            _ => None,
+        };
+        (verified, of_second)
     }
 
     async fn verify(&self, key: &ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
