@@ -16,10 +16,12 @@ use super::audit::audited;
 use super::backups::{require_complete, row};
 use super::extract::{Asking, Id};
 use super::problem::{Problem, ProblemDocument};
-use crate::catalog::{ACCEPTED, Task};
+use crate::catalog::{ACCEPTED, BackupRow, CopyState, Task};
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
-use crate::store::{ObjectHead, Reading};
+use crate::model::object_key::ObjectKey;
+use crate::store::{ObjectHead, Reading, Store, StoreError};
+use crate::vault::Vault;
 
 /// Which bytes of an object are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +65,7 @@ pub(super) async fn download(
         let place = place.map_err(|_| {
             Problem::unavailable("too_many_streams", "Too many downloads are going on.")
         })?;
-        let head = api.parts.vault.store.head(&key).await?;
-        let head = head.ok_or(crate::store::StoreError::NotFound { key })?;
-        let is_other = row
-            .uid
-            .zip(head.uid)
-            .is_some_and(|(own, carried)| own != carried);
-        if row.sealed_bytes != Some(head.bytes) || is_other {
-            return Err(crate::store::StoreError::Changed { key: head.key }.into());
-        }
+        let (store, head) = at_hand(&api.parts.vault, &row, &key).await?;
         let etag = row.sealed_sha256.map(|digest| format!("\"{digest}\""));
         let part = wanted(&headers, head.bytes, etag.as_deref());
         if part == Part::Outside {
@@ -85,14 +79,64 @@ pub(super) async fn download(
         let catalog = &api.parts.dispatch.catalog;
         catalog.record(&act, about, ACCEPTED).await?;
         tracing::info!(backup.id = %id, by = act.subject, "Backup is downloaded");
-        answer(&api, head, part, etag, (method == Method::HEAD, place)).await
+        answer(
+            &api,
+            (store, head),
+            part,
+            etag,
+            (method == Method::HEAD, place),
+        )
+        .await
     };
     audited(&api, &act, about, work).await
 }
 
+/// The object, in the first store that has it as the catalog knows it: the second one only where it is confirmed there.
+async fn at_hand(
+    vault: &Vault,
+    row: &BackupRow,
+    key: &ObjectKey,
+) -> Result<(Store, ObjectHead), StoreError> {
+    let second = vault.second.as_ref();
+    let second = second.filter(|_| row.copy_state == CopyState::Confirmed);
+    let Some(second) = second else {
+        return Ok((vault.store.clone(), head_of(&vault.store, row, key).await?));
+    };
+    let found = if row.is_damaged() {
+        Err(StoreError::Changed { key: key.clone() })
+    } else {
+        head_of(&vault.store.in_haste(), row, key).await
+    };
+    match found {
+        Ok(head) => Ok((vault.store.clone(), head)),
+        Err(error) => {
+            tracing::warn!(%error, object.key = %key, "Backup is downloaded from the second store");
+            Ok((second.clone(), head_of(second, row, key).await?))
+        }
+    }
+}
+
+async fn head_of(
+    store: &Store,
+    row: &BackupRow,
+    key: &ObjectKey,
+) -> Result<ObjectHead, StoreError> {
+    let key = key.clone();
+    let head = store.head(&key).await?;
+    let head = head.ok_or(StoreError::NotFound { key })?;
+    let is_other = row
+        .uid
+        .zip(head.uid)
+        .is_some_and(|(own, carried)| own != carried);
+    if row.sealed_bytes != Some(head.bytes) || is_other {
+        return Err(StoreError::Changed { key: head.key });
+    }
+    Ok(head)
+}
+
 async fn answer(
     api: &Arc<Api>,
-    head: ObjectHead,
+    (store, head): (Store, ObjectHead),
     part: Part,
     etag: Option<String>,
     (is_head, place): (bool, OwnedSemaphorePermit),
@@ -104,7 +148,7 @@ async fn answer(
     let body = if is_head {
         Body::empty()
     } else {
-        let reading = api.parts.vault.store.reading(&head, first, bytes).await?;
+        let reading = store.reading(&head, first, bytes).await?;
         body(Arc::clone(api), reading, place)
     };
     let mut response = Response::new(body);

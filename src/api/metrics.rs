@@ -46,6 +46,9 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResp
         text += &of_schedules(&schedules);
         text += &of_drills(&drills, spent, api.now());
         text += &of_notifications(waiting, api.now());
+        if api.parts.vault.second.is_some() {
+            text += &of_copies(catalog.not_replicated().await?, api.now());
+        }
         Ok::<_, Problem>(Arc::from(text))
     });
     let text: Arc<str> = text.await?;
@@ -186,6 +189,23 @@ fn of_drills(drills: &[(&str, DrillOutlook)], spent: Option<Spent>, now: OffsetD
     ] {
         text.gauge(name, help);
         text.value(name, &[], count(i64::try_from(bytes).unwrap_or(i64::MAX)));
+    }
+    text.0
+}
+
+/// Told only where there is a second store.
+fn of_copies((without, oldest): (i64, Option<OffsetDateTime>), now: OffsetDateTime) -> String {
+    let mut text = Text::default();
+    let name = "pgseal_backups_not_replicated";
+    text.gauge(
+        name,
+        "Complete backups that are not in both stores, each confirmed",
+    );
+    text.value(name, &[], count(without));
+    let age = "pgseal_not_replicated_age_seconds";
+    text.gauge(age, "How long ago the oldest of them was complete");
+    if let Some(oldest) = oldest {
+        text.value(age, &[], (now - oldest).as_seconds_f64().max(0.0));
     }
     text.0
 }

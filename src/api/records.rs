@@ -63,6 +63,15 @@ pub(super) struct BackupRecord {
     deletion: &'static str,
     #[serde(with = "time::serde::rfc3339::option")]
     locked_until: Option<OffsetDateTime>,
+    /// Its second copy: `none`, `pending`, `confirmed` (read back from the second store, digest and all) or `failed`.
+    copy_state: &'static str,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339::option")]
+    copy_at: Option<OffsetDateTime>,
+    /// Why there is no copy, or why the last try came to nothing.
+    copy_error: Option<String>,
+    /// Whether both copies are there, each with the digest that the manifest records.
+    replicated: bool,
 }
 
 /// A restore.
@@ -205,6 +214,7 @@ impl<T> Page<T> {
 
 impl From<BackupRow> for BackupRecord {
     fn from(row: BackupRow) -> Self {
+        let replicated = row.is_replicated();
         let name = row
             .object_key
             .as_deref()
@@ -239,6 +249,10 @@ impl From<BackupRow> for BackupRecord {
             proof_at: row.proof_at,
             deletion: row.deletion.as_str(),
             locked_until: row.locked_until,
+            copy_state: row.copy_state.as_str(),
+            copy_at: row.copy_at,
+            replicated,
+            copy_error: row.copy_error,
         }
     }
 }

@@ -18,7 +18,7 @@ use super::problem::{Problem, ProblemDocument};
 use super::records::{Page, RestoreRecord};
 use super::{Api, Confirmation, Target};
 use crate::catalog::{
-    Act, BackupRow, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task,
+    Act, BackupRow, CopyState, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task,
 };
 use crate::dispatch::{RestoreWanted, SafetyBackup};
 use crate::model::choices::{Choices, MissingRoles};
@@ -28,6 +28,7 @@ use crate::model::ids::{BackupId, RestoreId};
 use crate::model::manifest::Manifest;
 use crate::model::target::TargetName;
 use crate::restore::plan::{self, Plan, PlanId, Subject, Way, Wishes};
+use crate::vault::Which;
 
 /// Tables that a plan names; of a database with more, the others are counted.
 const TABLES_MAX: usize = 1000;
@@ -354,7 +355,17 @@ async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestoreP
 
 async fn manifest_of(api: &Api, row: &BackupRow) -> Result<Manifest, Problem> {
     let key = require_complete(row)?;
-    api.parts.vault.read_manifest(&key).await.map_err(|error| {
+    let read = async {
+        let vault = &api.parts.vault;
+        match vault.read_manifest(&key).await {
+            // What is wrong with the first copy's is no matter where there is another one.
+            Err(_) if row.copy_state == CopyState::Confirmed && vault.second.is_some() => {
+                vault.with(Which::Second).read_manifest(&key).await
+            }
+            read => read,
+        }
+    };
+    read.await.map_err(|error| {
         // Its manifest's absence is no absence of the backup.
         match Problem::from(error) {
             problem if problem.status == StatusCode::CONFLICT => Problem::new(

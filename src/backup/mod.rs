@@ -483,7 +483,7 @@ async fn commit(
 
 /// Deletes what must not stay. Where even that fails, the object stays unfinished: never offered, cleaned up later.
 async fn discard(stages: &Stages, key: &ObjectKey) {
-    if let Err(error) = stages.vault.delete_key(key).await {
+    if let Err(error) = stages.vault.delete_here(key).await {
         tracing::warn!(%error, object.key = %key, "Backup left an unfinished object behind");
     }
 }

@@ -90,7 +90,7 @@ impl Catalog {
             return Err(needed(Needed::ByAReader));
         }
         let is_good = row.job.status == JobStatus::Completed
-            && row.health == Health::Ok
+            && (row.health == Health::Ok || row.is_only_second())
             && row.deletion != Deletion::Deleting;
         if is_good && !others.another_is_good && last_good == LastGood::Kept {
             return Err(needed(Needed::AsTheLast));

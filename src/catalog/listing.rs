@@ -4,7 +4,8 @@ use time::OffsetDateTime;
 
 use super::read::{backup_row, digest, job_facts, kind, labels, restore_row, whole_seconds};
 use super::rows::{
-    BackupRow, Deletion, Health, JobFacts, JobStatus, Origin, ProofState, RestoreMode, RestoreRow,
+    BackupRow, CopyState, Deletion, Health, JobFacts, JobStatus, Origin, ProofState, RestoreMode,
+    RestoreRow,
 };
 use super::{Catalog, CatalogError};
 use crate::model::ids::{BackupId, RestoreId, Uid};
@@ -99,8 +100,8 @@ impl Catalog {
                 stage, progress_bytes, progress_tables, progress_at, uid, object_key, store_version_id, database,
                 server_version, pg_dump_version, pgseal_version, compression, plain_bytes, plain_sha256, sealed_bytes,
                 sealed_sha256, tables, "rows", large_objects, warnings, snapshot_at, stored_at, error_stage, error, proof,
-                proof_reason, proof_at, health, health_reason, health_at, deletion, locked_until, created_at, started_at,
-                finished_at
+                proof_reason, proof_at, health, health_reason, health_at, deletion, locked_until, copy_state, copy_at, copy_place,
+                copy_error, created_at, started_at, finished_at
             FROM pgseal.backups WHERE id IN (
                 SELECT b.id FROM pgseal.backups b
                 WHERE ($1::text IS NULL OR b.status = $1) AND ($2::text IS NULL OR b.kind = $2)

@@ -10,6 +10,7 @@
 mod adopt;
 mod audit;
 mod cancel;
+mod copies;
 mod deletion;
 mod drills;
 mod ending;
@@ -36,6 +37,7 @@ use sqlx::{Connection as _, Executor as _, Postgres, Transaction};
 pub use adopt::{Adopted, ImportedBackup, KnownObject};
 pub use audit::{ACCEPTED, Act, AuditFilter, AuditRow, KnownKey, RequestKey};
 pub use cancel::Cancelled;
+pub use copies::Again;
 pub use deletion::{LastGood, Needed};
 pub use drills::{BegunDrill, DrillBudget, DrillChoice, DrillSlot};
 pub use ending::{Compared, Dependent, Ended, Ending, RestoreFacts, Settlement};
@@ -48,8 +50,8 @@ pub use outbox::{Delivery, Failed, Route, Undelivered, Waiting};
 pub use request::{BackupRequested, OfJob, RestoreRequested, Safety};
 pub use retained::RetainedRow;
 pub use rows::{
-    Active, BackupRow, Deletion, Health, JobFacts, JobStatus, Origin, PendingJob, ProofState,
-    RestoreMode, RestoreRow, RunningJob, Task,
+    Active, BackupRow, CopyState, Deletion, Health, JobFacts, JobStatus, Origin, PendingJob,
+    ProofState, RestoreMode, RestoreRow, RunningJob, Task,
 };
 pub use slots::Slot;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 
 use super::rows::{
-    Active, BackupRow, Deletion, Health, JobFacts, JobStatus, Origin, PendingJob, ProofState,
-    RestoreMode, RestoreRow, RunningJob, Task,
+    Active, BackupRow, CopyState, Deletion, Health, JobFacts, JobStatus, Origin, PendingJob,
+    ProofState, RestoreMode, RestoreRow, RunningJob, Task,
 };
 use super::{Catalog, CatalogError};
 use crate::model::digest::Sha256;
@@ -82,6 +82,10 @@ macro_rules! backup_row {
             health_reason: $row.health_reason,
             health_at: $row.health_at,
             locked_until: $row.locked_until,
+            copy_state: CopyState::parse(&$row.copy_state).ok_or_else(|| $strange("copy_state"))?,
+            copy_at: $row.copy_at,
+            copy_place: $row.copy_place,
+            copy_error: $row.copy_error,
         }
     };
 }
@@ -300,8 +304,8 @@ pub(super) async fn backup_in(
             stage, progress_bytes, progress_tables, progress_at, uid, object_key, store_version_id, database,
             server_version, pg_dump_version, pgseal_version, compression, plain_bytes, plain_sha256, sealed_bytes,
             sealed_sha256, tables, "rows", large_objects, warnings, snapshot_at, stored_at, error_stage, error, proof,
-            proof_reason, proof_at, health, health_reason, health_at, deletion, locked_until, created_at, started_at,
-            finished_at
+            proof_reason, proof_at, health, health_reason, health_at, deletion, locked_until, copy_state, copy_at, copy_place,
+            copy_error, created_at, started_at, finished_at
         FROM pgseal.backups WHERE id = $1"#,
         id.get()
     );

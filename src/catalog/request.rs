@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::audit::ACCEPTED;
 use super::read::{active_in, backup_in, lock_target, restore_in};
-use super::rows::{BackupRow, Deletion, Health, JobStatus, RestoreMode, RestoreRow, Task};
+use super::rows::{BackupRow, Deletion, JobStatus, RestoreMode, RestoreRow, Task};
 use super::{Catalog, CatalogError, counted_small};
 use crate::model::choices::Choices;
 use crate::model::ids::{BackupId, RestoreId};
@@ -261,7 +261,7 @@ async fn begun_since(
 fn require_restorable(backup: &BackupRow) -> Result<(), CatalogError> {
     let why = if backup.job.status != JobStatus::Completed {
         format!("it is {}", backup.job.status)
-    } else if matches!(backup.health, Health::Lost | Health::Corrupt) {
+    } else if backup.is_damaged() && !backup.is_only_second() {
         let reason = backup
             .health_reason
             .as_deref()

@@ -37,6 +37,8 @@ pub struct RetainedRow {
     pub deletion: Deletion,
     /// Until when the store does not allow that.
     pub locked_until: Option<OffsetDateTime>,
+    /// Whether it is in the second store, confirmed there.
+    pub is_copied: bool,
     /// Whether a restore that has not ended needs it, or somebody reads it.
     pub is_needed: bool,
 }
@@ -67,7 +69,7 @@ impl Catalog {
         let mut session = self.session(doing).await?;
         let rows = sqlx::query!(
             r#"SELECT id, target, uid, object_key AS "object_key!", kind, health, health_reason, proof, proof_at, deletion,
-                locked_until,
+                locked_until, copy_state = 'confirmed' AS "is_copied!",
                 EXISTS (SELECT FROM pgseal.restores r WHERE (r.backup_id = b.id OR r.safety_backup_id = b.id)
                     AND r.status IN ('waiting', 'pending', 'running'))
                 OR EXISTS (SELECT FROM pgseal.pins p WHERE p.backup_id = b.id AND p.until > clock_timestamp())
@@ -96,6 +98,7 @@ impl Catalog {
                 proof_at: row.proof_at,
                 deletion: Deletion::parse(&row.deletion).ok_or_else(|| strange("deletion"))?,
                 locked_until: row.locked_until,
+                is_copied: row.is_copied,
                 is_needed: row.is_needed,
             })
         })

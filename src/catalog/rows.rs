@@ -83,6 +83,20 @@ words! {
 }
 
 words! {
+    /// What is known of a backup's second copy.
+    CopyState {
+        /// There is none, and nobody has asked for one.
+        None = "none",
+        /// Somebody has.
+        Pending = "pending",
+        /// It was read back, and has the digest that the manifest records.
+        Confirmed = "confirmed",
+        /// It is not there, or not whole.
+        Failed = "failed",
+    }
+}
+
+words! {
     /// What is known of a backup's object.
     Health {
         /// Nothing bad.
@@ -296,6 +310,34 @@ pub struct BackupRow {
     pub deletion: Deletion,
     /// Until when the store does not allow that.
     pub locked_until: Option<OffsetDateTime>,
+    /// What is known of its second copy.
+    pub copy_state: CopyState,
+    /// Since when.
+    pub copy_at: Option<OffsetDateTime>,
+    /// The second store.
+    pub copy_place: Option<String>,
+    /// Why there is none.
+    pub copy_error: Option<String>,
+}
+
+impl BackupRow {
+    /// Whether it is in both stores, each with the digest that its manifest records.
+    #[must_use]
+    pub const fn is_replicated(&self) -> bool {
+        matches!(self.copy_state, CopyState::Confirmed) && !self.is_damaged()
+    }
+
+    /// Whether its own object is not what was stored, or gone.
+    #[must_use]
+    pub const fn is_damaged(&self) -> bool {
+        matches!(self.health, Health::Corrupt | Health::Lost)
+    }
+
+    /// Whether it can be restored from the second store alone.
+    #[must_use]
+    pub const fn is_only_second(&self) -> bool {
+        matches!(self.copy_state, CopyState::Confirmed) && self.is_damaged()
+    }
 }
 
 /// A restore's row.

@@ -78,7 +78,7 @@ async fn mark(
     mark: Mark,
 ) -> anyhow::Result<Box<Manifest>> {
     let vault = context.settings.vault().await?;
-    let entry = selection.find(&vault, &context.settings).await?;
+    let entry = selection.find(&vault, &context.settings).await?.entry;
     let Entry::Complete(manifest) = entry else {
         let state = entry.state();
         return Err(UsageError(format!("{} is {state}, no complete backup", entry.key())).into());

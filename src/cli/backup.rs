@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use super::exit::UsageError;
+use super::exit::{OneCopy, UsageError};
 use super::output::{Record, took};
 use super::tell::Teller;
 use super::{Context, TargetArgs};
@@ -16,8 +16,10 @@ use crate::model::event::{EventKind, Facts};
 use crate::model::explanation;
 use crate::model::kind::BackupKind;
 use crate::model::manifest::Manifest;
+use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
 use crate::progress::Progress;
+use crate::vault::{Vault, VaultError, Which};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -25,7 +27,8 @@ Examples:
   pgseal backup --label reason=before-migration --exclude-table-data 'logs.*'
 
 The dump, its snapshot and the row counts are of one moment. The backup exists once its manifest was written and read \
-back; whatever fails before that leaves nothing in the store.";
+back; whatever fails before that leaves nothing in the store. Where there is a second store (BACKUP_COPY_STORE), it is then copied; \
+should that fail, the backup is complete all the same, and the exit code is 7.";
 
 /// Back a database up
 #[derive(Args, Debug)]
@@ -68,7 +71,7 @@ impl BackupArgs {
             made = self.make(&target, context, &progress) => made,
             never = teller.tell_on(EventKind::BackupStarted, &known) => never,
         };
-        let (manifest, place) = match made {
+        let (manifest, vault) = match made {
             Ok(made) => made,
             Err(error) => {
                 let failed = Facts {
@@ -80,7 +83,9 @@ impl BackupArgs {
                 return Err(error);
             }
         };
-        let record = Record::of_summary(&manifest.summary());
+        let (copied, not_copied) = copy_if_wanted(&vault, &manifest, context).await;
+        let record = Record::of_summary(&manifest.summary()).copied(copied);
+        let place = vault.store.describe();
         let printed = context.output.print(&record, || {
             let mut facts = record.facts();
             facts.add("took", Some(took(&progress)));
@@ -89,22 +94,31 @@ impl BackupArgs {
         });
         let done = Facts::of_manifest(&manifest);
         teller.tell(EventKind::BackupCompleted, done).await;
+        if let Some(not_copied) = not_copied {
+            let failed = Facts {
+                error: Some(explanation::explain(&not_copied)),
+                ..Facts::of_manifest(&manifest)
+            };
+            teller.tell(EventKind::CopyFailed, failed).await;
+            printed?;
+            return Err(not_copied.into());
+        }
         printed
     }
 
-    /// Makes the backup: its manifest, and where it is.
+    /// Makes the backup: its manifest, and where it is. What comes of its copy is no part of that.
     async fn make(
         &self,
         target: &TargetName,
         context: &Context,
         progress: &Arc<Progress>,
-    ) -> anyhow::Result<(Manifest, String)> {
+    ) -> anyhow::Result<(Manifest, Vault)> {
         let request = self.request(target, &context.settings)?;
         let mut stages = context.settings.stages(context.clock).await?;
         stages.vault = stages.vault.of_target(target)?;
         let made = backup::run(&stages, &request, progress, &context.cancel);
         let manifest = context.progress.show(progress, made).await?;
-        Ok((manifest, stages.vault.store.describe()))
+        Ok((manifest, stages.vault))
     }
 
     /// What is known before anything was done.
@@ -133,6 +147,33 @@ impl BackupArgs {
             exclude_table_data: self.exclude_table_data.clone(),
             requested: None,
         })
+    }
+}
+
+/// Copies a backup that was just made, where there is a second store: what came of it, and why it has only one copy.
+pub(super) async fn copy_if_wanted(
+    vault: &Vault,
+    manifest: &Manifest,
+    context: &Context,
+) -> (Option<&'static str>, Option<OneCopy>) {
+    if vault.second.is_none() {
+        return (None, None);
+    }
+    let progress = Arc::new(Progress::default());
+    let copied = async {
+        let key = ObjectKey::parse(&manifest.object_key).map_err(|_| {
+            let source = VaultError::BadKey(manifest.object_key.clone());
+            vault.at_fault(&manifest.name, Which::First, source)
+        })?;
+        vault.copy(&key, &progress, &context.cancel).await
+    };
+    match context.progress.show(&progress, copied).await {
+        Ok(_) => (Some("confirmed"), None),
+        Err(error) => {
+            let name = manifest.name.clone();
+            let source = Some(error);
+            (Some("failed"), Some(OneCopy { name, source }))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::output::Record;
 use super::{BackupSelection, Context};
 use crate::vault::Listed;
 
-/// Delete a backup: every version of its objects
+/// Delete a backup: every version of its objects, in the second store too
 ///
 /// The manifest goes first, so that a deletion that was cut off leaves no backup that cannot be restored.
 #[derive(Args, Debug)]
@@ -26,15 +26,19 @@ struct Deleted {
 impl DeleteArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
-        let entry = self.selection.find(&vault, &context.settings).await?;
+        let found = self.selection.find(&vault, &context.settings).await?;
+        let entry = found.entry;
         let versions_deleted = vault.delete(&entry).await?;
         let deleted = Deleted {
             record: Record::of(&Listed::from(&entry)),
             versions_deleted,
         };
         context.output.print(&deleted, || {
+            let second = vault.second.as_ref().map_or_else(String::new, |second| {
+                format!(", and its copy from {}", second.describe())
+            });
             format!(
-                "Backup {} was deleted from {}",
+                "Backup {} was deleted from {}{second}",
                 deleted.record.name,
                 vault.store.describe()
             )

@@ -18,7 +18,7 @@ use crate::notify::Channel;
 use crate::pg::inspect::{self, KeptDatabase, Session};
 use crate::pg::{Clients, Finding, Severity};
 use crate::restore;
-use crate::vault::{Entry, Vault};
+use crate::vault::{CopyError, Entry, Vault, VaultError};
 
 /// Look at everything a backup and a restore need, and say what to mend
 #[derive(Args, Debug)]
@@ -58,6 +58,7 @@ impl DoctorArgs {
         match context.settings.vault().await {
             Ok(vault) => {
                 findings.push(store_works(&vault, (context.clock)()).await);
+                findings.extend(second_works(&vault, (context.clock)()).await);
                 findings.extend(passphrases_open(&vault).await);
                 findings.push(spool_space(&vault));
             }
@@ -217,6 +218,30 @@ async fn store_works(vault: &Vault, now: OffsetDateTime) -> Finding {
         ),
         Err(error) => problem("store", &error),
     }
+}
+
+/// The second store, as the first; `None`: there is none, and nobody said there should be.
+async fn second_works(vault: &Vault, now: OffsetDateTime) -> Option<Finding> {
+    const SUBJECT: &str = "second store";
+    let second = vault.second()?;
+    if let Err(source) = second.probe(Uid::new(now)).await {
+        let place = second.store.describe();
+        return Some(match source {
+            VaultError::Store(source) => {
+                let source = Box::new(source);
+                problem(SUBJECT, &VaultError::Second { place, source })
+            }
+            other => problem(SUBJECT, &other),
+        });
+    }
+    let place = second.store.describe();
+    Some(match vault.is_one_place(Uid::new(now)).await {
+        Ok(true) => problem(SUBJECT, &CopyError::SamePlace(place)),
+        // What the first store fails at, it was asked for before.
+        Ok(false) | Err(_) => {
+            Finding::ok(SUBJECT, format!("{place} can be written, read and deleted"))
+        }
+    })
 }
 
 /// The newest backup shows that today's passphrase is right, the oldest that an old one was not lost.

@@ -29,7 +29,7 @@ use crate::pg::inspect::Depth;
 use crate::progress::{FETCH, Progress};
 use crate::queue::rq::names::JobId;
 use crate::restore::{self, DrillRequest, Drilled};
-use crate::vault::{Entry, Limits, Selector, Vault};
+use crate::vault::{Entry, Found, Limits, Selector, Vault};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -85,7 +85,7 @@ pub(super) enum Turn {
 
 /// A backup that is tried, and who is told.
 pub(super) struct Trial {
-    pub(super) entry: Entry,
+    pub(super) found: Found,
     pub(super) server: Connection,
     pub(super) depth: Depth,
     pub(super) limits: Limits,
@@ -123,7 +123,7 @@ impl DrillArgs {
         let server = config::drill_server(self.to.as_deref())?;
         let stages = context.settings.stages(context.clock).await?;
         let job = JobId::from_random(random());
-        let (entry, catalog) = match &self.backup {
+        let (found, catalog) = match &self.backup {
             Some(backup) => {
                 let selection = BackupSelection {
                     backup: backup.clone(),
@@ -133,25 +133,28 @@ impl DrillArgs {
                     .cancel
                     .run_until_cancelled(selection.find(&stages.vault, &context.settings))
                     .await;
-                let Some(entry) = found else { return Ok(()) };
+                let Some(found) = found else { return Ok(()) };
                 // What nobody chose for it is tried without a catalog as well.
                 let catalog = catalog_if_there().await.unwrap_or_else(|error| {
                     tracing::warn!(reason = explain(error.as_ref()), "The drill counts nowhere");
                     None
                 });
-                (entry?, catalog)
+                (found?, catalog)
             }
             None => {
                 let catalog = catalog_if_there().await?;
                 let turn = self.turn(&stages.vault, catalog.as_ref(), &job, context);
                 match turn.await? {
-                    Turn::Of(key) => (stages.vault.find(&Selector::Key(key)).await?, catalog),
+                    Turn::Of(key) => (
+                        stages.vault.find_either(&Selector::Key(key)).await?,
+                        catalog,
+                    ),
                     other => return print_untried(&other, context),
                 }
             }
         };
         let trial = Trial {
-            entry,
+            found,
             server,
             depth: if self.digests {
                 Depth::Content
@@ -271,7 +274,7 @@ pub(super) async fn carry_out(
     progress: &Arc<Progress>,
     context: &Context,
 ) -> anyhow::Result<Drilled> {
-    let manifest = match &trial.entry {
+    let manifest = match &trial.found.entry {
         Entry::Complete(manifest) | Entry::Lost(manifest) => Some(manifest.clone()),
         _ => None,
     };
@@ -279,11 +282,11 @@ pub(super) async fn carry_out(
     let target = target.and_then(|target| TargetName::parse(&target).ok());
     let target = target.unwrap_or_default();
     let ledger = match &trial.ledger {
-        Some((catalog, job)) => begin(catalog, trial.entry.key(), &target, job).await,
+        Some((catalog, job)) => begin(catalog, trial.found.entry.key(), &target, job).await,
         None => None,
     };
     let request = DrillRequest {
-        entry: trial.entry,
+        found: trial.found,
         server: trial.server,
         depth: trial.depth,
         limits: trial.limits,

@@ -15,7 +15,7 @@ use crate::restore::{KeptError, RestoreError, RollbackError};
 use crate::retention::RetentionError;
 use crate::store::StoreError;
 use crate::telemetry::Format;
-use crate::vault::VaultError;
+use crate::vault::{CopyError, VaultError};
 
 /// How a command ended. Part of the interface: scripts tell by it what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub enum ExitStatus {
     Unprepared,
     /// 6: something is due to be deleted, and was held back.
     Held,
+    /// 7: the backup is complete and can be restored, and one of its two copies is missing or damaged.
+    OneCopy,
     /// 130: Ctrl-C.
     Interrupted,
     /// 143: SIGTERM.
@@ -50,6 +52,7 @@ impl From<ExitStatus> for std::process::ExitCode {
             ExitStatus::Damaged => 4,
             ExitStatus::Unprepared => 5,
             ExitStatus::Held => 6,
+            ExitStatus::OneCopy => 7,
             ExitStatus::Interrupted => 130,
             ExitStatus::Terminated => 143,
         })
@@ -65,6 +68,26 @@ pub(super) struct ProblemsFound(pub(super) usize);
 #[derive(Debug, thiserror::Error)]
 #[error("the drill's verdict is {}", .0.as_str())]
 pub(super) struct NotProven(pub(super) Verdict);
+
+/// A backup that is complete, and has one good copy where it should have two.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "backup {name} can be restored, and has only one good copy\nhint: pgseal copy {name} makes the other one; pgseal worker does that by itself"
+)]
+pub(super) struct OneCopy {
+    pub(super) name: String,
+    #[source]
+    pub(super) source: Option<CopyError>,
+}
+
+/// Backups that were to be copied or checked, and the first one's reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{failed} of the backups above are not in both stores")]
+pub(super) struct NotCopied {
+    pub(super) failed: usize,
+    #[source]
+    pub(super) source: CopyError,
+}
 
 /// A channel did not take the test.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +127,15 @@ impl ExitStatus {
         }
         if error.is::<Held>() {
             return Self::Held;
+        }
+        if error.is::<OneCopy>() {
+            return Self::OneCopy;
+        }
+        if let Some(NotCopied { source, .. }) = error.downcast_ref() {
+            return of_copy(source);
+        }
+        if let Some(error) = error.downcast_ref::<CopyError>() {
+            return of_copy(error);
         }
         match error.downcast_ref::<NotProven>() {
             Some(NotProven(Verdict::Unverifiable)) => return Self::Unprepared,
@@ -157,6 +189,7 @@ pub(super) fn was_interrupted(outcome: &anyhow::Result<()>, format: Format) -> b
         Ok(()) => true,
         Err(error) => {
             let interrupted = matches!(error.downcast_ref(), Some(BackupError::Interrupted))
+                || matches!(error.downcast_ref(), Some(CopyError::Interrupted))
                 || matches!(
                     error.downcast_ref(),
                     Some(
@@ -169,6 +202,15 @@ pub(super) fn was_interrupted(outcome: &anyhow::Result<()>, format: Format) -> b
             }
             interrupted
         }
+    }
+}
+
+fn of_copy(error: &CopyError) -> ExitStatus {
+    match error {
+        CopyError::NoSecond | CopyError::SamePlace(_) => ExitStatus::Unprepared,
+        CopyError::Foreign(_) => ExitStatus::NotFound,
+        CopyError::First { source, .. } | CopyError::Second { source, .. } => of_vault(source),
+        CopyError::Interrupted => ExitStatus::Failed,
     }
 }
 

@@ -61,10 +61,10 @@ impl FetchArgs {
             return Err(UsageError(format!("{} exists already", self.output.display())).into());
         }
         let vault = context.settings.vault().await?;
-        let entry = self.selection.find(&vault, &context.settings).await?;
+        let found = self.selection.find(&vault, &context.settings).await?;
         let progress = Arc::new(Progress::default());
         let fetching = async {
-            let fetched = vault.fetch(entry, &progress).await?;
+            let fetched = vault.fetch_either(found, &progress).await?;
             let written = self.write(&vault, &fetched, &progress).await?;
             anyhow::Ok((fetched, written))
         };

@@ -9,18 +9,23 @@ use super::output::{Record, moment, table};
 use super::{Context, TargetArgs};
 use crate::config::{self, ScheduleArgs};
 use crate::dispatch::DrillTimetable;
+use crate::model::explanation::explain;
 use crate::model::ids::Uid;
 use crate::model::kind::BackupKind;
+use crate::model::object_key::ObjectKey;
 use crate::model::proof::Verdict;
 use crate::model::summary::Summary;
 use crate::model::suspicion::{Measured, suspicious};
 use crate::model::target::TargetName;
-use crate::vault::{Listed, Vault};
+use crate::vault::{Listed, Vault, VaultError, Which};
 
 const AFTER_HELP: &str = "\
 States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched \
 and restored) · unfinished (never completed; cannot) · lost (the dump is gone) · unreadable (no passphrase opens its \
 manifest, or it was changed) · SUSPICIOUS (complete, and far smaller than the one before: pgseal accept)
+
+With a second store (BACKUP_COPY_STORE), a line below the table names each backup that has no copy there; where the first store \
+cannot be reached, the second one is listed. pgseal copy --check reads both.
 
 PROOF is the verdict of the last pgseal drill, and its age. With BACKUP_SCHEDULE it says whether the backup that was due \
 last is overdue, with BACKUP_DRILL_SCHEDULE or BACKUP_PROOF_MAX_AGE_DAYS whether a proof is.";
@@ -47,12 +52,17 @@ impl ListArgs {
             }
             None => targets.names(),
         };
-        let listed = vault.list_briefly(&config::list_cache()).await?;
+        let (listed, which) = vault.list_either(&config::list_cache()).await?;
+        let copies = copies(&vault, which).await;
+        let vault = vault.with(which);
         let now = (context.clock)();
         let strange = strange(&vault, &listed).await?;
         let records: Vec<Record> = listed
             .iter()
-            .map(|listed| Record::of(listed).suspicious(&strange))
+            .map(|listed| {
+                let record = Record::of(listed).suspicious(&strange);
+                record.copied(copied(listed, copies.as_ref()))
+            })
             .collect();
         for name in &names {
             let schedule = targets.schedule(name, &self.schedule);
@@ -81,6 +91,9 @@ impl ListArgs {
             ];
             let mut text = table(header, records.iter().map(|record| record.cells(now)), 4);
             for record in &records {
+                if let Some(said) = record.copy_is_missing() {
+                    text += &format!("\n{}: {said}", record.name);
+                }
                 if let Some(reason) = record.reason.as_ref().or(record.suspicious.as_ref()) {
                     text += &format!("\n{}: {reason}", record.name);
                 }
@@ -149,6 +162,37 @@ fn unproved(
                 moment(last)
             )
         }))
+}
+
+/// What the second store has, by key; `None`: there is none, or it is what is listed. One that does not answer keeps nobody
+/// from the list.
+async fn copies(
+    vault: &Vault,
+    which: Which,
+) -> Option<Result<BTreeMap<ObjectKey, u64>, VaultError>> {
+    if vault.second.is_none() || which == Which::Second {
+        return None;
+    }
+    let copies = vault.copies().await;
+    if let Err(error) = &copies {
+        let reason = explain(error);
+        tracing::warn!(reason, "Nobody can say which backups have a second copy");
+    }
+    Some(copies)
+}
+
+/// One word for a backup's second copy.
+fn copied(
+    listed: &Listed,
+    copies: Option<&Result<BTreeMap<ObjectKey, u64>, VaultError>>,
+) -> Option<&'static str> {
+    let summary = listed.summary.as_ref()?;
+    let Ok(copies) = copies? else {
+        return Some("unknown");
+    };
+    let key = ObjectKey::parse(&listed.key).ok()?;
+    let is_there = copies.get(&key) == Some(&summary.sealed_bytes);
+    Some(if is_there { "copied" } else { "none" })
 }
 
 fn complete(listed: &[Listed]) -> impl Iterator<Item = &Summary> {

@@ -5,6 +5,7 @@
 mod accept;
 mod backup;
 mod catalog;
+mod copy;
 mod delete;
 mod doctor;
 mod drill;
@@ -43,7 +44,7 @@ use crate::config::{self, LogArgs, Settings};
 use crate::model::target::TargetName;
 use crate::progress::Progress;
 use crate::telemetry::{self, Format, Verbosity};
-use crate::vault::{Entry, Limits, Selector, Vault};
+use crate::vault::{Found, Limits, Selector, Vault};
 use crate::worker::Stop;
 
 const AFTER_HELP: &str = "\
@@ -51,11 +52,12 @@ Settings are flags or variables; pgseal COMMAND --help shows both. The important
   DATABASE_URL             the database, as postgres://ROLE@HOST:5432/DATABASE
   BACKUP_GPG_PASSPHRASE    seals and opens the backups (or BACKUP_GPG_PASSPHRASE_FILE)
   BACKUP_STORE             file:FOLDER or s3://BUCKET, with BACKUP_S3_* beside it
+  BACKUP_COPY_STORE        a second store that gets a copy of each backup, with BACKUP_COPY_S3_* beside it
   CATALOG_DATABASE_URL     where jobs are recorded; only the service and pgseal catalog need it
 
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 no such backup, or several · 4 the backup is damaged, replaced, \
 or sealed with another passphrase · 5 a setting or the database must be changed first · 6 \
-something is due to be deleted and was held back · 130, 143 interrupted
+something is due to be deleted and was held back · 7 complete, and one of its two copies is missing or damaged · 130, 143 interrupted
 
 Without pgseal: gpg -d NAME.dump.gpg | pg_restore -d DATABASE";
 
@@ -84,6 +86,7 @@ enum Command {
     Rollback(rollback::RollbackArgs),
     Kept(kept::KeptArgs),
     Fetch(fetch::FetchArgs),
+    Copy(copy::CopyArgs),
     Delete(delete::DeleteArgs),
     Prune(Box<prune::PruneArgs>),
     Accept(accept::AcceptArgs),
@@ -205,6 +208,7 @@ impl Command {
             Self::Backup(arguments) => arguments.run(context).await,
             Self::Restore(arguments) => arguments.run(context).await,
             Self::Drill(arguments) => arguments.run(context).await,
+            Self::Copy(arguments) => arguments.run(context).await,
             Self::Rollback(arguments) => arguments.run(context).await,
             Self::RunScheduled(arguments) => arguments.run(context).await,
             // These can be left at any point: what they hold goes with them.
@@ -250,17 +254,18 @@ struct BackupSelection {
 }
 
 impl BackupSelection {
-    /// Finds it. A name is looked for among the backups of all targets, unless one is named.
-    async fn find(&self, vault: &Vault, settings: &Settings) -> anyhow::Result<Entry> {
+    /// Finds it, in the second store where the first does not have it. A name is looked for among the backups of all targets,
+    /// unless one is named.
+    async fn find(&self, vault: &Vault, settings: &Settings) -> anyhow::Result<Found> {
         let selector = Selector::parse(&self.backup)?;
         let targets = settings.targets()?;
         let named = self.target.target.as_ref();
         if named.is_none() && selector != Selector::Latest {
-            return Ok(vault.find(&selector).await?);
+            return Ok(vault.find_either(&selector).await?);
         }
         // The newest backup of another database is not the one that somebody means.
         let target = targets.choose(named)?;
-        Ok(vault.of_target(&target)?.find(&selector).await?)
+        Ok(vault.of_target(&target)?.find_either(&selector).await?)
     }
 }
 

@@ -72,6 +72,10 @@ pub(super) struct Record {
     labels: BTreeMap<String, String>,
     warnings: Vec<String>,
     proof: Option<Proof>,
+    /// Where there is a second store: `confirmed`, `copied` (it is there, nobody has read it now), `none`, `failed`, or
+    /// `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<&'static str>,
 }
 
 impl Record {
@@ -153,7 +157,21 @@ impl Record {
             labels: BTreeMap::new(),
             warnings: Vec::new(),
             proof: None,
+            copy: None,
         }
+    }
+
+    /// What to say of it where it should have a second copy, and nobody sees one.
+    pub(super) fn copy_is_missing(&self) -> Option<&'static str> {
+        match self.copy? {
+            "none" if self.state == "complete" => Some("no copy in the second store"),
+            _ => None,
+        }
+    }
+
+    /// With what is known of its second copy.
+    pub(super) fn copied(self, copy: Option<&'static str>) -> Self {
+        Self { copy, ..self }
     }
 
     /// The facts, for text.
@@ -187,6 +205,7 @@ impl Record {
         );
         facts.add("object", Some(&self.object_key));
         facts.add("proof", self.proof.as_ref().map(proof));
+        facts.add("second copy", self.copy);
         facts.add("dump SHA-256", self.plain_sha256.as_deref());
         facts.add("object SHA-256", self.sealed_sha256.as_deref());
         for (name, value) in &self.labels {

@@ -102,12 +102,12 @@ impl RestoreArgs {
             .cancel
             .run_until_cancelled(self.selection.find(&stages.vault, &context.settings))
             .await;
-        let Some(entry) = found else { return Ok(()) };
+        let Some(found) = found else { return Ok(()) };
         stages.vault = stages.vault.of_target(&target)?;
         let limits = self.foreign.limits();
         if self.plan.plan {
             let progress = Arc::new(Progress::default());
-            let planning = restore::planned(&stages, entry?, &to, &wishes, limits, &progress);
+            let planning = restore::planned(&stages, found?.entry, &to, &wishes, limits, &progress);
             let planned = context.cancel.run_until_cancelled(planning);
             let planned = context.progress.show(&progress, planned).await;
             let Some(planned) = planned else {
@@ -125,7 +125,7 @@ impl RestoreArgs {
             require_typed(self.confirm.as_deref(), to.database())?;
         }
         let request = RestoreRequest {
-            entry: entry?,
+            found: found?,
             to,
             target,
             mode: Mode::of(self.way()),
@@ -152,7 +152,7 @@ impl RestoreArgs {
         let teller = Teller::of(&self.notify, &request.target, context);
         let known = event::Facts {
             database: Some(request.to.database().to_owned()),
-            object_key: Some(request.entry.key().to_owned()),
+            object_key: Some(request.found.entry.key().to_owned()),
             ..event::Facts::default()
         };
         let progress = &context.work;

@@ -9,7 +9,9 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::backup::copy_if_wanted;
 use super::drill::{Trial, Turn, carry_out, turn_by_catalog, turn_by_store, verdict};
+use super::exit::OneCopy;
 use super::output::moment;
 use super::service::{Service, catalog_if_there, drills, timetables};
 use super::tell::Teller;
@@ -40,8 +42,8 @@ It can be called as often as you like, each slot gets one backup; what was misse
 call makes a backup. With BACKUP_DRILL_SCHEDULE it makes the drill that is due, too. Where pgseal worker has the schedules, it needs \
 no timer.
 
-Exit codes: 0 the slot has its backup, or it is asked for or waits for its target · others as of pgseal backup and pgseal drill, \
-for the first of several that failed";
+Exit codes: 0 the slot has its backup, or it is asked for or waits for its target · 7 it has its backup, and that has no second copy · \
+others as of pgseal backup and pgseal drill, for the first of several that failed";
 
 /// The label that says which slot a backup was made for.
 const SLOT_LABEL: &str = "slot";
@@ -78,6 +80,11 @@ struct Ran {
     backup_id: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<&'static str>,
+    /// Of its second copy: `confirmed` or `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<&'static str>,
+    #[serde(skip)]
+    not_copied: Option<OneCopy>,
 }
 
 impl RunScheduledArgs {
@@ -105,7 +112,11 @@ impl RunScheduledArgs {
             [only] => context.output.print(only, texts)?,
             several => context.output.print(&several, texts)?,
         }
-        first_error.map_or(Ok(()), Err)
+        let not_copied = ran.into_iter().find_map(|ran| ran.not_copied);
+        match first_error.or_else(|| not_copied.map(Into::into)) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
     }
 
     /// The work itself, one after the other: that one failed is no reason to leave the others out.
@@ -197,7 +208,12 @@ impl RunScheduledArgs {
             requested: None,
         };
         let manifest = self.told(&stages, &request, target, context).await?;
-        Ok(ran("made").named(manifest.name))
+        let (copy, not_copied) = copy_if_wanted(&stages.vault, &manifest, context).await;
+        Ok(Ran {
+            copy,
+            not_copied,
+            ..ran("made").named(manifest.name)
+        })
     }
 
     /// Makes a backup, and tells that it begins and what came of it.
@@ -267,7 +283,7 @@ impl RunScheduledArgs {
             Turn::Settled => return Ok(ran("was made")),
         };
         let trial = Trial {
-            entry: stages.vault.find(&Selector::Key(key)).await?,
+            found: stages.vault.find_either(&Selector::Key(key)).await?,
             server,
             depth: Depth::Number,
             limits: Limits::default(),
@@ -398,6 +414,8 @@ impl Ran {
             name: None,
             backup_id: None,
             verdict: None,
+            copy: None,
+            not_copied: None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::model::manifest::TableFacts;
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::Proof;
 use crate::progress::Progress;
-use crate::vault::{Entry, Listed, Vault};
+use crate::vault::{Entry, Found, Listed, Vault, Which};
 
 /// Show what a backup holds
 #[derive(Args, Debug)]
@@ -38,11 +38,15 @@ struct Shown {
 impl ShowArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let vault = context.settings.vault().await?;
-        let entry = self.selection.find(&vault, &context.settings).await?;
+        let found = self.selection.find(&vault, &context.settings).await?;
+        let copy = copy_of(&found, &vault).await;
+        let vault = vault.with(found.copy);
+        let entry = found.entry;
         let record = Record::of(&Listed {
             proof: proof_of(&entry, &vault).await?,
             ..Listed::from(&entry)
-        });
+        })
+        .copied(copy);
         let tables = match &entry {
             Entry::Complete(manifest) | Entry::Lost(manifest) => manifest.tables.clone(),
             _ => Vec::new(),
@@ -82,6 +86,20 @@ impl ShowArgs {
         };
         Ok(context.progress.show(&progress, listed).await?)
     }
+}
+
+/// One word for its second copy, where there is a second store.
+async fn copy_of(found: &Found, vault: &Vault) -> Option<&'static str> {
+    let (Entry::Complete(manifest), Which::First) = (&found.entry, found.copy) else {
+        return None;
+    };
+    vault.second.as_ref()?;
+    let key = ObjectKey::parse(&manifest.object_key).ok()?;
+    Some(match vault.is_copied(&key, manifest.sealed_bytes).await {
+        Some(true) => "copied",
+        Some(false) => "none",
+        None => "unknown",
+    })
 }
 
 async fn proof_of(entry: &Entry, vault: &Vault) -> anyhow::Result<Option<Proof>> {

@@ -14,7 +14,9 @@ use super::{
 /// A secret's file may be this large, in bytes; nobody means more.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Settings that are no flags, because they hold secrets.
-const SECRETS: [&str; 23] = [
+const SECRETS: [&str; 25] = [
+    "BACKUP_COPY_S3_SECRET_ACCESS_KEY",
+    "BACKUP_COPY_S3_SECRET_ACCESS_KEY_FILE",
     "BACKUP_DRILL_DATABASE_URL",
     "BACKUP_DRILL_DATABASE_URL_FILE",
     "BACKUP_GPG_PASSPHRASE",

@@ -29,7 +29,7 @@ pub use notify::NotifyArgs;
 pub use operate::{Due, RetentionArgs, ScheduleArgs, are_rules_typed};
 pub(crate) use service::queue_name;
 pub use service::{LogArgs, QueueArgs, WorkerTimes};
-pub use store::StoreArgs;
+pub use store::{CopyStoreArgs, StoreArgs};
 pub(crate) use targets::target_name;
 pub use targets::{Targets, TargetsArgs};
 
@@ -200,6 +200,16 @@ pub enum ConfigError {
     /// The store cannot be opened.
     #[error("open the store")]
     Open(#[source] StoreError),
+    /// The second store cannot be opened. Errors of a store name the first one's settings.
+    #[error(
+        "open the second store\nhint: its settings are called BACKUP_COPY_S3_..., as the first one's BACKUP_S3_..."
+    )]
+    OpenSecond(#[source] StoreError),
+    /// A copy in the same place is none.
+    #[error(
+        "the second store is the first one: {0}\nhint: let BACKUP_COPY_STORE or BACKUP_COPY_S3_* name another bucket, best of another provider, or unset them"
+    )]
+    SameStore(String),
 }
 
 /// Every setting that is not of one command alone.
@@ -208,6 +218,9 @@ pub struct Settings {
     /// Where backups are and how they are named.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Where their copies are.
+    #[command(flatten)]
+    pub copy_store: CopyStoreArgs,
     /// What seals and opens them.
     #[command(flatten)]
     pub sealing: SealingArgs,
@@ -361,8 +374,20 @@ impl Settings {
         let passphrases = self.sealing.passphrases()?;
         let settings = self.store.settings(spool_folder.clone())?;
         let store = Store::open(settings).await.map_err(ConfigError::Open)?;
+        let second = match self.copy_store.settings(spool_folder.clone())? {
+            Some(settings) => {
+                // A second store that is away must not keep backups from being made.
+                let second = Store::open_or_later(settings).await;
+                Some(second.map_err(ConfigError::OpenSecond)?)
+            }
+            None => None,
+        };
+        if let Some(second) = second.as_ref().filter(|second| second.is_place_of(&store)) {
+            return Err(ConfigError::SameStore(second.describe()));
+        }
         Ok(Vault {
             store,
+            second,
             passphrases,
             layout,
             spool_folder,

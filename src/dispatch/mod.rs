@@ -33,6 +33,9 @@ use crate::queue::{Queue, QueueError};
 const BACKUP_ATTEMPTS_MAX: u32 = 2;
 /// A restore is tried once: what it met is for a person to look at.
 const RESTORE_ATTEMPTS_MAX: u32 = 1;
+/// How often a copy is tried again, and after which pauses; later, housekeeping asks anew.
+const COPY_RETRIES: u32 = 2;
+const COPY_PAUSES_SECONDS: [u32; 2] = [10, 30];
 /// How long a job that is done is shown by RQ's tools: a day, because its default of 500 s is over before anybody looks.
 const RESULT_TTL: Lifetime = Lifetime::Seconds(24 * 60 * 60);
 /// How long somebody who asks is kept waiting for Redis; the row is there already.
@@ -212,6 +215,37 @@ impl Dispatch {
     /// Redis failed, or did not answer in time.
     pub async fn prune(&self, now: OffsetDateTime) -> Result<JobId, DispatchError> {
         self.without_row(Job::Prune, now).await
+    }
+
+    /// Asks for a backup's second copy. It has no row of its own either; its id is always the same, so that it is asked for
+    /// once, however many workers do.
+    ///
+    /// # Errors
+    /// Redis failed, or did not answer in time.
+    pub async fn copy(&self, id: BackupId, now: OffsetDateTime) -> Result<(), DispatchError> {
+        let job_id = format!("pgseal-copy-{id}");
+        let job_id = JobId::parse(&job_id).unwrap_or_else(|_| JobId::from_random(random()));
+        let call = self.functions.call(Job::Copy(id), Serializer::Pickle);
+        let new = NewJob {
+            timeout: lifetime(self.time_limit),
+            result_ttl: Some(RESULT_TTL),
+            retries: Some((COPY_RETRIES, COPY_PAUSES_SECONDS.to_vec())),
+            ..NewJob::new(job_id, self.queue_name.clone(), call)
+        };
+        let ensured = async {
+            let ensured = self.queue.ensure(&new, now).await?;
+            if let Ensured::Present(Some(
+                Status::Failed | Status::Stopped | Status::Finished | Status::Canceled,
+            )) = ensured
+            {
+                self.queue.delete(&new.id, now).await?;
+                self.queue.ensure(&new, now).await?;
+            }
+            Ok::<_, DispatchError>(())
+        };
+        tokio::time::timeout(ENQUEUE_WITHIN, ensured)
+            .await
+            .map_err(|_| DispatchError::Slow)?
     }
 
     /// Takes a job back, or asks its worker to end it.

@@ -97,6 +97,8 @@ kinds! {
     PruneFrozen = "prune.frozen", Alarm;
     /// A backup that was due could not be deleted; it is tried again.
     PruneFailed = "prune.failed", Alarm;
+    /// A backup is complete, and its second copy is not.
+    CopyFailed = "copy.failed", Alarm;
     /// Somebody tries the channels.
     Test = "test", Notice;
 }

@@ -66,6 +66,7 @@ pub(super) fn title(event: &Event) -> String {
         EventKind::ProofOverdue => format!("proof of {name} is OVERDUE"),
         EventKind::PruneFrozen => format!("pruning of {name} is FROZEN"),
         EventKind::PruneFailed => format!("pruning of {name} FAILED"),
+        EventKind::CopyFailed => format!("the second copy of {name} FAILED"),
         EventKind::Test => "a test, nothing happened".to_owned(),
     }
 }
@@ -151,6 +152,9 @@ fn next_step(event: &Event) -> Option<String> {
         EventKind::ProofFailed => "pgseal verify, and a new backup",
         EventKind::ProofOverdue => "pgseal drill tries the backup whose turn it is",
         EventKind::PruneFrozen => "look at the newest backups; nothing is deleted until then",
+        EventKind::CopyFailed => {
+            "the backup itself is complete; a worker tries the copy again, as pgseal copy does"
+        }
         EventKind::PruneFailed => "pgseal prune tries again, and says what the store refuses",
         EventKind::BackupStarted
         | EventKind::BackupCompleted

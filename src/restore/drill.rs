@@ -23,12 +23,12 @@ use crate::model::target::TargetName;
 use crate::pg::PgError;
 use crate::pg::inspect::{self, Depth, Session};
 use crate::progress::Progress;
-use crate::vault::{Entry, Limits, VaultError};
+use crate::vault::{Entry, Found, Limits, VaultError, Which};
 
 /// One drill.
 pub struct DrillRequest {
-    /// What is tried.
-    pub entry: Entry,
+    /// What is tried. Where its copy cannot be used, the other one is.
+    pub found: Found,
     /// A server that may be used for it; the drill makes a database of its own there.
     pub server: Connection,
     /// Whether contents are compared too, for which the manifest needs digests.
@@ -60,6 +60,8 @@ pub struct Drilled {
     pub took: Duration,
     /// The server's version, where it came so far.
     pub server: Option<String>,
+    /// Which copy was tried.
+    pub copy: Which,
     /// What an administrator should know.
     pub warnings: Vec<String>,
 }
@@ -75,7 +77,7 @@ pub async fn drill(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Drilled, RestoreError> {
-    let manifest = match &request.entry {
+    let manifest = match &request.found.entry {
         Entry::Complete(manifest) | Entry::Lost(manifest) => Some(manifest.clone()),
         _ => None,
     };
@@ -92,10 +94,11 @@ pub async fn drill(
 async fn record(stages: &Stages, manifest: &Manifest, drilled: &Drilled) -> Result<(), VaultError> {
     let key = ObjectKey::parse(&manifest.object_key)
         .map_err(|_| VaultError::BadKey(manifest.object_key.clone()))?;
-    stages
-        .vault
-        .put_proof(&key, &drilled.proof(manifest.uid))
-        .await
+    // It says something about the copy that was tried, and nothing about the other one.
+    let second = stages.vault.second();
+    let vault = second.filter(|_| drilled.copy == Which::Second);
+    let vault = vault.as_ref().unwrap_or(&stages.vault);
+    vault.put_proof(&key, &drilled.proof(manifest.uid)).await
 }
 
 impl Drilled {
@@ -123,7 +126,7 @@ async fn judge(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Drilled, RestoreError> {
-    let object_key = request.entry.key().to_owned();
+    let object_key = request.found.entry.key().to_owned();
     let mut drilled = Drilled {
         backup: manifest.map_or_else(|| object_key.clone(), |manifest| manifest.name.clone()),
         object_key,
@@ -135,6 +138,7 @@ async fn judge(
         plain_bytes: 0,
         took: Duration::ZERO,
         server: None,
+        copy: request.found.copy,
         warnings: Vec::new(),
     };
     if request.depth == Depth::Content && !manifest.is_some_and(has_digests) {
@@ -158,7 +162,9 @@ async fn judge(
             drilled.plain_bytes = tried.loaded.plain_bytes;
             drilled.took = tried.took;
             drilled.server = Some(tried.server);
-            drilled.warnings = tried.loaded.warnings;
+            drilled.copy = tried.copy;
+            drilled.warnings = tried.warnings;
+            drilled.warnings.extend(tried.loaded.warnings);
         }
         Err(error) => {
             let Some(verdict) = verdict_of_error(&error) else {
@@ -188,6 +194,8 @@ struct Tried {
     large_objects: u64,
     server: String,
     took: Duration,
+    copy: Which,
+    warnings: Vec<String>,
 }
 
 /// The database is gone again when this returns, whatever came of it, and so are the roles that were made for it.
@@ -203,7 +211,7 @@ async fn restored_for_trial(
     let scratch = scratch_name(named, Uid::new((stages.clock)()));
     let depth = request.depth;
     let restore = RestoreRequest {
-        entry: request.entry,
+        found: request.found,
         to: request.server.with_database(&scratch),
         // Nothing is saved, so that no name is needed.
         target: TargetName::default(),
@@ -257,6 +265,13 @@ async fn in_scratch(
                 large_objects,
                 server,
                 took,
+                copy: proven.fetched.copy(),
+                warnings: proven
+                    .fetched
+                    .note()
+                    .map(str::to_owned)
+                    .into_iter()
+                    .collect(),
             })
             .map_err(RestoreError::New),
         Err(error) => Err(error),

@@ -42,7 +42,7 @@ use crate::model::target::TargetName;
 use crate::pg::inspect;
 use crate::pg::{Client, Codec, Load, LoadMode, RowChecks, Wanted, dumped_by, one_line};
 use crate::progress::Progress;
-use crate::vault::{Entry, Fetched, Limits, VaultError};
+use crate::vault::{Entry, Fetched, Found, Limits, VaultError};
 
 /// Where the restored content goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +91,8 @@ pub enum Safety {
 
 /// One restore.
 pub struct RestoreRequest {
-    /// What is restored.
-    pub entry: Entry,
+    /// What is restored. Where its copy cannot be used, the other one is.
+    pub found: Found,
     /// The database it goes to.
     pub to: Connection,
     /// That database's name among the targets, for its safety backup.
@@ -280,13 +280,13 @@ struct Loaded {
 /// The backup, fetched and proved to the last byte; the archive's own list; and a client that both it and the server know.
 async fn fetch(
     stages: &Stages,
-    entry: Entry,
+    found: Found,
     server: u32,
     limits: Limits,
     progress: &Arc<Progress>,
 ) -> Result<(Fetched, String, Client), RestoreError> {
     let proved = async {
-        let fetched = stages.vault.fetch(entry, progress).await?;
+        let fetched = stages.vault.fetch_either(found, progress).await?;
         let proof = stages
             .vault
             .verify(&fetched, &stages.clients, limits, progress)
@@ -312,7 +312,7 @@ async fn prove(
     progress: &Arc<Progress>,
 ) -> Result<Proven, RestoreError> {
     let RestoreRequest {
-        entry,
+        found,
         to,
         target: name,
         mode,
@@ -324,7 +324,7 @@ async fn prove(
     } = request;
     wishes.way = mode.map_or(Way::Auto, Way::from);
     progress.start_stage("look at the target");
-    let manifest = match &entry {
+    let manifest = match &found.entry {
         Entry::Complete(manifest) => Some(&**manifest),
         _ => None,
     };
@@ -334,7 +334,7 @@ async fn prove(
     let mut target = Target::look(&to, mode, &safety)
         .await
         .map_err(RestoreError::Prepare)?;
-    let warnings = match &entry {
+    let mut warnings = match &found.entry {
         Entry::Complete(manifest) => target.suits(manifest, &wishes).await?,
         _ => Vec::new(),
     };
@@ -342,13 +342,14 @@ async fn prove(
     // The host that answered is the one that everything else talks to.
     let to = target.connection();
     target.close().await;
-    if let Entry::Complete(manifest) = &entry {
+    if let Entry::Complete(manifest) = &found.entry {
         // Before the long fetch, and once more with the archive at hand.
         let plan = plan::look(&to, Subject::of(manifest), &wishes).await?;
         require(plan, wanted_plan.as_ref())?;
     }
 
-    let (fetched, list, client) = fetch(stages, entry, server, limits, progress).await?;
+    let (fetched, list, client) = fetch(stages, found, server, limits, progress).await?;
+    warnings.extend(fetched.note().map(str::to_owned));
     let subject = Subject {
         name: fetched.name(),
         manifest: fetched.manifest(),

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Proven, RestoreError, Safety};
 use crate::backup::{self, BackupRequest, Stages};
+use crate::model::explanation::explain;
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
 use crate::progress::Progress;
@@ -76,6 +77,7 @@ async fn safety_backup(
         exclude_table_data: Vec::new(),
         requested: None,
     };
+    let stages = &with_a_store_that_answers(stages).await;
     let made = backup::run_locked(stages, &request, Vec::new(), progress, cancel).await;
     let manifest = made.map_err(RestoreError::Safety)?;
     let key = ObjectKey::parse(&manifest.object_key).map_err(|_| RestoreError::SafetyUnproved {
@@ -83,6 +85,26 @@ async fn safety_backup(
         source: VaultError::BadKey(manifest.object_key.clone()),
     })?;
     proved(stages, &key, manifest.name, proven, progress, cancel).await
+}
+
+/// On the day when the first store is down, what is replaced is saved in the second.
+async fn with_a_store_that_answers(stages: &Stages) -> Stages {
+    let mut stages = stages.clone();
+    let Some(second) = stages.vault.second() else {
+        return stages;
+    };
+    let first = stages.vault.store.in_haste();
+    if let Err(error) = first.check_bucket().await {
+        if second.store.check_bucket().await.is_ok() {
+            tracing::warn!(
+                reason = explain(&error),
+                "Attention: the first store cannot be used; the safety backup goes into the second one, {}, alone",
+                second.store.describe()
+            );
+            stages.vault = second;
+        }
+    }
+    stages
 }
 
 /// The safety backup's name, once it is proved that it could be restored.

@@ -12,7 +12,7 @@ pub enum DeleteError {
     /// The catalog refuses, or fails.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The store refuses, or fails. The row says `deleting`, and asking again goes on.
+    /// One of the stores refuses, or fails. The row says `deleting`, and asking again goes on.
     #[error(transparent)]
     Vault(#[from] VaultError),
     /// It has a manifest now.
@@ -32,34 +32,36 @@ pub async fn delete(
     last_good: LastGood,
 ) -> Result<u64, DeleteError> {
     let row = catalog.begin_deletion(id, last_good).await?;
-    let mut versions = 0;
-    if let Some(key) = own_object(vault, &row).await? {
-        match vault.delete_key(&key).await {
-            Ok(deleted) => versions = deleted,
-            Err(error) => {
-                if let VaultError::Store(StoreError::Locked { until, .. }) = &error {
-                    catalog.deletion_locked(id, *until).await?;
-                }
-                return Err(error.into());
+    let versions = match delete_objects(vault, &row).await {
+        Ok(versions) => versions,
+        Err(error) => {
+            if let VaultError::Store(StoreError::Locked { until, .. }) = &error {
+                catalog.deletion_locked(id, *until).await?;
             }
+            return Err(error.into());
         }
-    }
+    };
     catalog.finish_deletion(id).await?;
     Ok(versions)
 }
 
-/// The object to delete with a row: what stands under its key only if it is this backup's own. The key of a try that came
-/// to nothing may be another backup's by now.
-async fn own_object(vault: &Vault, row: &BackupRow) -> Result<Option<ObjectKey>, VaultError> {
-    if row.job.status != JobStatus::Completed {
-        return Ok(None);
-    }
-    let Some(key) = &row.object_key else {
-        return Ok(None);
+/// What stands under a row's key only if it is this backup's own, in either store. The key of a try that came to nothing may
+/// be another backup's by now.
+async fn delete_objects(vault: &Vault, row: &BackupRow) -> Result<u64, VaultError> {
+    let (JobStatus::Completed, Some(key)) = (row.job.status, &row.object_key) else {
+        return Ok(0);
     };
     let key = ObjectKey::parse(key).map_err(|_| VaultError::BadKey(key.clone()))?;
     let head = vault.store.head(&key).await?;
     // One without a uid is somebody else's too, where ours has one.
     let is_another = head.is_some_and(|head| row.uid.is_some() && head.uid != row.uid);
-    Ok((!is_another).then_some(key))
+    // The copy first, as `Vault::delete_key` does it.
+    let of_copy = match row.uid {
+        Some(uid) => vault.delete_copy(&key, uid).await?,
+        None => 0,
+    };
+    if is_another {
+        return Ok(of_copy);
+    }
+    Ok(of_copy + vault.delete_here(&key).await?)
 }

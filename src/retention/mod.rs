@@ -96,12 +96,15 @@ impl Retention {
             proofs: self.vault.proofs().await?,
             ..self.known(&entries).await?
         };
+        // Half of the facts is what only one of the two stores says.
+        let copies = self.vault.copies().await?;
         let measured: Vec<Measured> = complete(&entries).map(Measured::from).collect();
         let strange = suspicious(&measured, &marks.accepted);
         let now = (self.clock)();
         let candidates = entries
             .iter()
             .filter_map(|entry| candidate(entry, &known, &marks, &strange, now))
+            .map(|candidate| kept_for_its_copy(candidate, &copies))
             .collect();
         let store_now = self.vault.store_time(Uid::new(now)).await?;
         let circumstances = Circumstances {
@@ -169,7 +172,11 @@ impl Retention {
         if let (Some(catalog), Some(id)) = (&self.catalog, of.id) {
             return delete(&self.vault, catalog, id, LastGood::Kept).await;
         }
-        Ok(self.vault.delete_key(&key).await?)
+        // What has no manifest has no copy either, or one that is better than it.
+        if matches!(of.what, What::Unfinished | What::Foreign | What::Headless) {
+            return Ok(self.vault.delete_here(&key).await?);
+        }
+        Ok(self.vault.delete_key(&key, of.uid).await?)
     }
 
     /// Every complete backup gets a row first, as housekeeping would give it one: without, nobody could keep it from being
@@ -300,6 +307,19 @@ fn candidate(
     })
 }
 
+/// What lost its manifest here is no litter where the second store has the whole backup.
+fn kept_for_its_copy(candidate: Candidate, copies: &BTreeMap<ObjectKey, u64>) -> Candidate {
+    let is_bare = matches!(candidate.what, What::Unfinished | What::Headless);
+    let key = ObjectKey::parse(&candidate.key).ok();
+    if !is_bare || !key.is_some_and(|key| copies.contains_key(&key)) {
+        return candidate;
+    }
+    Candidate {
+        what: What::Unknown("its manifest is in the second store alone".to_owned()),
+        ..candidate
+    }
+}
+
 /// Whether a row is this backup's: one of another object under the same key tells nothing of it.
 fn is_of(row: &RetainedRow, manifest: &Manifest) -> bool {
     row.uid.is_none_or(|uid| uid == manifest.uid)
@@ -343,6 +363,10 @@ fn what(
     }
     match row {
         Some(row) if row.health == Health::Suspicious => What::Suspicious(kind, reason(row)),
+        // It is as good as its copy.
+        Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) && row.is_copied => {
+            What::Good(kind)
+        }
         Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) => {
             What::Damaged(kind, reason(row))
         }

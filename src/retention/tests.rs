@@ -326,6 +326,7 @@ fn row(health: Health, proof: ProofState, proof_at: Option<OffsetDateTime>) -> R
         proof_at,
         deletion: Deletion::Kept,
         locked_until: None,
+        is_copied: false,
         is_needed: false,
     }
 }

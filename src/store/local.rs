@@ -56,8 +56,20 @@ impl LocalStore {
         .await
     }
 
+    /// A folder that may come back, as one on a disk that is not mounted.
+    pub(super) fn unopened(root: &Path) -> Result<Self, StoreError> {
+        let absolute = std::path::absolute(root);
+        let root = absolute.map_err(|error| StoreError::io("open the store in", root, error))?;
+        Ok(Self { root: root.into() })
+    }
+
     pub(super) fn describe(&self) -> String {
         format!("file:{}", self.root.display())
+    }
+
+    /// Whatever links lead there: both are absolute.
+    pub(super) fn is_place_of(&self, other: &Self) -> bool {
+        self.root == other.root
     }
 
     pub(super) async fn check(&self) -> Result<(), StoreError> {

@@ -116,12 +116,48 @@ impl Store {
         }
     }
 
+    /// As [`Store::open`], but a folder that cannot be made now is only refused when something is put there.
+    ///
+    /// # Errors
+    /// The settings cannot work.
+    pub async fn open_or_later(settings: StoreSettings) -> Result<Self, StoreError> {
+        match settings {
+            StoreSettings::Local { root } => match LocalStore::open(root.clone()).await {
+                Ok(store) => Ok(Self::Local(store)),
+                Err(error) => {
+                    tracing::warn!(%error, "A store cannot be opened, and is gone without for now");
+                    LocalStore::unopened(&root).map(Self::Local)
+                }
+            },
+            settings @ StoreSettings::S3(_) => Self::open(settings).await,
+        }
+    }
+
     /// The place, for people. No secret is in it.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
             Self::S3(store) => store.describe(),
             Self::Local(store) => store.describe(),
+        }
+    }
+
+    /// Whether the other one is the same place, as far as names tell.
+    #[must_use]
+    pub fn is_place_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::S3(one), Self::S3(other)) => one.is_place_of(other),
+            (Self::Local(one), Self::Local(other)) => one.is_place_of(other),
+            _ => false,
+        }
+    }
+
+    /// The same store for somebody who can go elsewhere: it is given up within half a minute instead of minutes.
+    #[must_use]
+    pub fn in_haste(&self) -> Self {
+        match self {
+            Self::S3(store) => Self::S3(store.in_haste()),
+            Self::Local(store) => Self::Local(store.clone()),
         }
     }
 

@@ -46,7 +46,19 @@ impl Default for RetryPolicy {
 /// Beyond this many doublings every wait is at its maximum; a larger shift would overflow.
 const DOUBLINGS_MAX: u32 = 16;
 
+/// How long a request is repeated by whoever can ask another store instead.
+const HASTE: Duration = Duration::from_secs(20);
+
 impl RetryPolicy {
+    /// For somebody who can go elsewhere.
+    pub(super) fn in_haste(self) -> Self {
+        Self {
+            call_budget: self.call_budget.min(HASTE),
+            transfer_budget: self.transfer_budget.min(HASTE),
+            ..self
+        }
+    }
+
     /// The wait after failure `failures` (from 1). `jitter` is from 0 to 1: half of the wait is fixed, half is drawn,
     /// so that clients that failed together do not come back together.
     fn delay(&self, failures: u32, jitter: f64) -> Duration {

@@ -67,6 +67,7 @@ pub struct S3Store {
     pub(super) inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 pub(super) struct Inner {
     pub(super) client: Client,
     pub(super) bucket: String,
@@ -147,6 +148,30 @@ impl S3Store {
 
     pub(super) fn describe(&self) -> String {
         self.inner.place.clone()
+    }
+
+    /// A bucket's name is one bucket's at all of Amazon's endpoints.
+    pub(super) fn is_place_of(&self, other: &Self) -> bool {
+        let endpoint = |store: &Self| {
+            let at = store.inner.place.split_once(" at ");
+            let at = at.map_or("", |(_, at)| at).to_ascii_lowercase();
+            let host = at.split("://").last().unwrap_or_default();
+            let host = host.split(['/', ':']).next().unwrap_or_default();
+            if at.starts_with("amazon s3") || host.ends_with(".amazonaws.com") {
+                "amazon".to_owned()
+            } else {
+                at
+            }
+        };
+        self.inner.bucket == other.inner.bucket && endpoint(self) == endpoint(other)
+    }
+
+    pub(super) fn in_haste(&self) -> Self {
+        let mut inner = (*self.inner).clone();
+        inner.retry = inner.retry.in_haste();
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     pub(super) async fn check_bucket(&self) -> Result<(), StoreError> {
@@ -579,4 +604,47 @@ pub(super) fn version(id: Option<&str>) -> Option<String> {
 pub(super) fn moment(at: Option<&DateTime>) -> OffsetDateTime {
     at.and_then(|at| OffsetDateTime::from_unix_timestamp(at.secs()).ok())
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn store(endpoint_url: Option<&str>, region: &str, bucket: &str) -> S3Store {
+        S3Store::open(S3Settings {
+            endpoint_url: endpoint_url.map(str::to_owned),
+            region: Some(region.to_owned()),
+            bucket: bucket.to_owned(),
+            access_key_id: Some("dummy".to_owned()),
+            secret_access_key: Some("dummy".to_owned().into()),
+            path_style: false,
+            plain_http: PlainHttp::Refused,
+            retry: RetryPolicy::default(),
+            part_bytes: super::super::PART_BYTES_FIRST,
+            spool_folder: PathBuf::from("/tmp"),
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_bucket_by_several_names_is_one_place() {
+        let amazon = store(None, "eu-central-1", "b").await;
+        let elsewhere = store(Some("https://s3.example.com"), "eu-central-1", "b").await;
+        for (other, same) in [
+            (store(None, "us-east-1", "b").await, true),
+            (
+                store(Some("https://s3.eu-west-1.amazonaws.com/"), "x", "b").await,
+                true,
+            ),
+            (store(None, "eu-central-1", "c").await, false),
+            (elsewhere.clone(), false),
+        ] {
+            assert_eq!(amazon.is_place_of(&other), same, "{}", other.describe());
+        }
+        let louder = store(Some("https://S3.Example.com/"), "y", "b").await;
+        assert!(elsewhere.is_place_of(&louder));
+        let other_port = store(Some("https://s3.example.com:9000"), "y", "b").await;
+        assert!(!elsewhere.is_place_of(&other_port));
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use super::{Bare, Entry, Vault, VaultError, carries};
+use super::{Bare, Entry, Vault, VaultError, Which, carries};
 use crate::model::digest::Sha256;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
@@ -46,9 +46,31 @@ pub struct Fetched {
     manifest: Option<Box<Manifest>>,
     name: String,
     key: ObjectKey,
+    copy: Which,
+    note: Option<String>,
 }
 
 impl Fetched {
+    pub(super) fn from_second(self, note: Option<String>) -> Self {
+        Self {
+            copy: Which::Second,
+            note,
+            ..self
+        }
+    }
+
+    /// Which copy it is.
+    #[must_use]
+    pub const fn copy(&self) -> Which {
+        self.copy
+    }
+
+    /// Why it is not the first copy, where it is not.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
     /// The manifest; `None` for a foreign object.
     #[must_use]
     pub fn manifest(&self) -> Option<&Manifest> {
@@ -195,6 +217,8 @@ impl Vault {
             manifest,
             name,
             key,
+            copy: Which::First,
+            note: None,
         };
         self.compare_sealed_digest(&fetched).await?;
         Ok(fetched)

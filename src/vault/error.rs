@@ -13,6 +13,17 @@ pub enum VaultError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The second store failed. Errors of a store name the first one's settings.
+    #[error(
+        "the second store, {place}, failed\nhint: its settings are called BACKUP_COPY_..., as the first one's BACKUP_..."
+    )]
+    Second {
+        /// The second store.
+        place: String,
+        /// What came of it.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// A message could not be sealed or opened.
     #[error(transparent)]
     Seal(#[from] SealError),

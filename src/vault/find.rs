@@ -46,7 +46,7 @@ impl Vault {
         match selector {
             Selector::Key(key) => self.find_key(key).await,
             Selector::Name(name) => self.find_name(name).await,
-            Selector::Latest => self.latest().await,
+            Selector::Latest => self.latest(&BTreeMap::new()).await,
         }
     }
 
@@ -107,11 +107,20 @@ impl Vault {
     }
 
     /// The newest complete manual or scheduled backup. One that is lost is passed over; one that cannot be read is
-    /// an error, because taking an older one in silence could restore the wrong day.
-    async fn latest(&self) -> Result<Entry, VaultError> {
+    /// an error, because taking an older one in silence could restore the wrong day. One of `copies`, which the second
+    /// store has, is not passed over: where it is not whole here, it is [`Entry::Lost`].
+    pub(super) async fn latest(
+        &self,
+        copies: &BTreeMap<ObjectKey, u64>,
+    ) -> Result<Entry, VaultError> {
+        let mut pairs = self.pairs().await?;
+        for key in copies.keys() {
+            pairs.entry(key.clone()).or_default();
+        }
         let mut by_second: BTreeMap<String, Vec<(ObjectKey, Pair)>> = BTreeMap::new();
-        for (key, pair) in self.pairs().await? {
-            let is_ours = self.layout.is_own(&key) && pair.manifest.is_some();
+        for (key, pair) in pairs {
+            let is_there = pair.manifest.is_some() || copies.contains_key(&key);
+            let is_ours = self.layout.is_own(&key) && is_there;
             if let (Some(second), true) = (started(&key), is_ours) {
                 by_second.entry(second).or_default().push((key, pair));
             }
@@ -119,8 +128,15 @@ impl Vault {
         for (_, pairs) in by_second.into_iter().rev() {
             let mut newest: Option<Entry> = None;
             for (key, pair) in pairs {
-                match self.entry(key, pair).await? {
-                    Entry::Lost(manifest) => {
+                let is_copied = copies.contains_key(&key);
+                let entry = match self.second().filter(|_| is_copied) {
+                    Some(second) if pair.manifest.is_none() || pair.dump.is_none() => {
+                        lost(second.find_key(&key).await?)
+                    }
+                    _ => self.entry(key, pair).await?,
+                };
+                match entry {
+                    Entry::Lost(manifest) if !is_copied => {
                         tracing::warn!(
                             backup.name = manifest.name,
                             "Backup is lost: manifest without a dump"
@@ -142,6 +158,14 @@ impl Vault {
             }
         }
         Err(VaultError::NoneYet)
+    }
+}
+
+/// What is whole in the other store alone, is lost in this one.
+fn lost(elsewhere: Entry) -> Entry {
+    match elsewhere {
+        Entry::Complete(manifest) => Entry::Lost(manifest),
+        other => other,
     }
 }
 

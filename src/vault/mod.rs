@@ -5,6 +5,8 @@
 
 mod cache;
 mod check;
+mod copy;
+mod either;
 mod error;
 mod find;
 mod list;
@@ -20,6 +22,8 @@ use tokio::task::JoinHandle;
 
 pub use cache::ListCache;
 pub use check::{Fetched, Limits, Proof};
+pub use copy::{Copied, CopyError};
+pub use either::{Found, Which};
 pub use error::VaultError;
 pub use find::Selector;
 pub use listed::Listed;
@@ -31,13 +35,15 @@ use crate::model::object_key::{Layout, ObjectKey};
 use crate::model::passphrase::Passphrase;
 use crate::model::target::TargetName;
 use crate::seal::{Opener, OutputLimit, Packing, Sealer};
-use crate::store::{ObjectHead, Store};
+use crate::store::{ObjectHead, Store, StoreError};
 
 /// A store, the passphrases that open what is in it, and the folder of one target's backups.
 #[derive(Clone)]
 pub struct Vault {
     /// Where the objects are.
     pub store: Store,
+    /// Where each backup has a second copy, under the same keys; `None`: nowhere.
+    pub second: Option<Store>,
     /// The current passphrase first, then the older ones.
     pub passphrases: Vec<Passphrase>,
     /// Where in the store this target's backups are.
@@ -127,6 +133,29 @@ impl Vault {
         })
     }
 
+    /// The second store alone, as if it were the only one; `None`: there is none.
+    #[must_use]
+    pub fn second(&self) -> Option<Self> {
+        Some(Self {
+            store: self.second.clone()?,
+            second: None,
+            ..self.clone()
+        })
+    }
+
+    /// The same, with that copy's store as the only one.
+    #[must_use]
+    pub fn with(&self, copy: Which) -> Self {
+        let second = match copy {
+            Which::First => None,
+            Which::Second => self.second(),
+        };
+        second.unwrap_or_else(|| Self {
+            second: None,
+            ..self.clone()
+        })
+    }
+
     /// The passphrase that new backups are sealed with.
     ///
     /// # Errors
@@ -187,31 +216,94 @@ impl Vault {
     /// # Errors
     /// There is none, no passphrase opens it, it is a later version's, or another backup's.
     pub async fn read_manifest(&self, dump_key: &ObjectKey) -> Result<Manifest, VaultError> {
+        let (manifest, _) = self.read_sealed_manifest(dump_key).await?;
+        Ok(manifest)
+    }
+
+    /// As [`Vault::read_manifest`], with the very bytes that the store has.
+    async fn read_sealed_manifest(
+        &self,
+        dump_key: &ObjectKey,
+    ) -> Result<(Manifest, Bytes), VaultError> {
         let key = manifest_key(dump_key)?;
         self.current_passphrase()?;
         let (_, sealed) = self.store.read(&key, MANIFEST_BYTES_MAX).await?;
+        let bytes = sealed.clone();
         let passphrases = self.passphrases.clone();
         let opened = blocking(move || open_bytes(sealed, &passphrases)).await;
         let json = opened.map_err(|error| error.of_manifest(&key))?;
-        parsed(&key, dump_key, &json)
+        Ok((parsed(&key, dump_key, &json)?, bytes))
     }
 
-    /// Deletes a backup, or another object that an [`Entry`] named: the manifest first, so that a half-done deletion
-    /// leaves no backup that cannot be restored.
+    /// Deletes a backup, or another object that an [`Entry`] named, and its copy in the second store.
     ///
     /// # Errors
-    /// The store fails, or an object is locked.
+    /// As [`Vault::delete_key`].
     pub async fn delete(&self, entry: &Entry) -> Result<u64, VaultError> {
         let dump_key = ObjectKey::parse(entry.key())
             .map_err(|_| VaultError::BadKey(entry.key().to_owned()))?;
-        self.delete_key(&dump_key).await
+        let uid = match entry {
+            Entry::Complete(manifest) | Entry::Lost(manifest) => Some(manifest.uid),
+            _ => None,
+        };
+        self.delete_key(&dump_key, uid).await
     }
 
-    /// As [`Vault::delete`], by the dump's key.
+    /// As [`Vault::delete`], by the dump's key. The copy goes first: a deletion that is cut off in between leaves a backup
+    /// that has no copy, as there are others, and not one that only the second store has.
+    ///
+    /// # Errors
+    /// One of the two stores fails, or an object is locked.
+    pub async fn delete_key(
+        &self,
+        dump_key: &ObjectKey,
+        uid: Option<Uid>,
+    ) -> Result<u64, VaultError> {
+        // Asked before the second is touched: where this one cannot be reached, nothing goes at all.
+        let head = self.store.head(dump_key).await?;
+        let uid = uid.or_else(|| head?.uid);
+        let of_copy = match uid {
+            Some(uid) => self.delete_copy(dump_key, uid).await?,
+            None => 0,
+        };
+        Ok(of_copy + self.delete_here(dump_key).await?)
+    }
+
+    /// Deletes a backup's copy in the second store, and nothing that is another's.
+    ///
+    /// # Errors
+    /// The second store fails, or an object is locked there.
+    pub async fn delete_copy(&self, dump_key: &ObjectKey, uid: Uid) -> Result<u64, VaultError> {
+        let Some(second) = self.second() else {
+            return Ok(0);
+        };
+        let deleted = async {
+            for key in [dump_key.manifest_key(), Some(dump_key.clone())] {
+                let Some(key) = key else { continue };
+                let head = second.store.head(&key).await?;
+                if head.is_some_and(|head| !carries(&head, uid)) {
+                    return Ok(0);
+                }
+            }
+            second.delete_here(dump_key).await
+        };
+        deleted.await.map_err(|error| match error {
+            // Who asks again when knows by the lock itself.
+            VaultError::Store(error @ StoreError::Locked { .. }) => error.into(),
+            VaultError::Store(source) => VaultError::Second {
+                place: second.store.describe(),
+                source: Box::new(source),
+            },
+            other => other,
+        })
+    }
+
+    /// Deletes a backup's objects in this store alone: the manifest first, so that a half-done deletion leaves no backup that
+    /// cannot be restored.
     ///
     /// # Errors
     /// The store fails, or an object is locked.
-    pub async fn delete_key(&self, dump_key: &ObjectKey) -> Result<u64, VaultError> {
+    pub async fn delete_here(&self, dump_key: &ObjectKey) -> Result<u64, VaultError> {
         let mut versions = 0;
         if let Some(manifest) = dump_key.manifest_key() {
             if self.store.head(&manifest).await?.is_some() {

@@ -143,9 +143,9 @@ impl Worker {
             "no server for drills is named here\nhint: set BACKUP_DRILL_DATABASE_URL for the worker",
         )?;
         let key = self.object_key(id).await?;
-        let entry = self.stages.vault.find(&Selector::Key(key)).await;
+        let found = self.stages.vault.find_either(&Selector::Key(key)).await;
         let request = DrillRequest {
-            entry: entry.map_err(|error| explain(&error))?,
+            found: found.map_err(|error| explain(&error))?,
             server,
             depth: Depth::Number,
             limits: Limits::default(),

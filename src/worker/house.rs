@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::copy::Left;
 use super::{Stop, Worker};
 use crate::catalog::{Ended, Ending, JobStatus, RunningJob, Settlement, Task};
 use crate::model::explanation::explain;
@@ -20,6 +21,9 @@ use crate::vault::{Entry, Selector, VaultError};
 /// How often jobs that are due are put into their queues, where none is known to be due sooner.
 const DUE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Where more backups wait for a copy than were asked for at once, the next ones are asked for after so long.
+const COPIES_PAUSE: Duration = Duration::from_secs(5 * 60);
+
 impl Worker {
     /// Keeps house until the worker ends.
     pub(super) async fn keep_house(&self, stop: &Stop) {
@@ -31,6 +35,7 @@ impl Worker {
 
     async fn look_after_others(&self) {
         let mut compared: Option<Instant> = None;
+        let mut copied: Option<(Instant, Duration)> = None;
         loop {
             self.settle_and_enqueue().await;
             if compared.is_none_or(|at| at.elapsed() >= self.times.reconcile) {
@@ -38,6 +43,13 @@ impl Worker {
                 self.compare_bucket().await;
                 self.drop_replaced().await;
                 self.go_on_deleting().await;
+            }
+            if copied.is_none_or(|(at, pause)| at.elapsed() >= pause) {
+                let pause = match self.replicate().await {
+                    Left::Nothing => self.times.reconcile,
+                    Left::More => self.times.reconcile.min(COPIES_PAUSE),
+                };
+                copied = Some((Instant::now(), pause));
             }
             tokio::time::sleep(self.times.maintenance).await;
         }

@@ -13,6 +13,7 @@
 mod alive;
 #[cfg(feature = "test-support")]
 mod conformance;
+mod copy;
 mod deliver;
 mod drill;
 mod end;

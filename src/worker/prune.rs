@@ -21,9 +21,10 @@ use crate::queue::value::Value;
 use crate::retention::{Plan, Pruned, Retention, RetentionError, Wishes};
 
 impl Worker {
-    /// After a backup is complete: whether it looks wrong, and what may go now that there is a new one. Neither changes
+    /// After a backup is complete: its copy is asked for, whether it looks wrong, and what may go now that there is a new one. None of it changes
     /// how the backup ended.
     pub(super) async fn after_backup(&self, id: BackupId, manifest: &Manifest) {
+        self.ask_for_copy(id).await;
         if manifest.kind == BackupKind::PreRestore {
             return;
         }

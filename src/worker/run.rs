@@ -76,10 +76,7 @@ impl Worker {
             Job::Verify(id) => Box::pin(self.run_verify(taken, id, stop)).await,
             Job::Drill(id) => Box::pin(self.run_drill(taken, id, stop)).await,
             Job::Prune => Box::pin(self.run_prune(taken, stop)).await,
-            Job::Copy(_) => Ending::Failed(format!(
-                "this pgseal ({}) knows the task {job:?}, but does not carry it out yet\nhint: a later version does",
-                env!("CARGO_PKG_VERSION")
-            )),
+            Job::Copy(id) => Box::pin(self.run_copy(taken, id, stop)).await,
         }
     }
 

@@ -231,7 +231,7 @@ impl Worker {
                 "Backup is complete, but its row is another worker's by now: it will be adopted as a backup of its own"
             );
         }
-        if let Err(error) = vault.delete_key(&key).await {
+        if let Err(error) = vault.delete_here(&key).await {
             tracing::warn!(%error, backup.name = manifest.name, "Backup left a manifest without a dump behind");
         }
     }
@@ -306,13 +306,13 @@ impl Worker {
             None => None,
         };
         let key = self.object_key(row.backup_id).await?;
-        let entry = self.stages.vault.find(&Selector::Key(key)).await;
+        let found = self.stages.vault.find_either(&Selector::Key(key)).await;
         let safety = match row.safety_backup_id {
             Some(safety) => Safety::Made(self.object_key(safety).await?),
             None => Safety::Skip,
         };
         Ok(RestoreRequest {
-            entry: entry.map_err(|error| explain(&error))?,
+            found: found.map_err(|error| explain(&error))?,
             to,
             target: TargetName::parse(&row.target).unwrap_or_default(),
             mode: Mode::of(way),
@@ -421,14 +421,14 @@ impl Worker {
         }
         let work = async {
             let verified = cancel
-                .run_until_cancelled(self.verify(key, &progress))
+                .run_until_cancelled(self.verify_either(id, &key, &progress))
                 .await;
             if let Err(error) = catalog.unpin(id, holder).await {
                 tracing::debug!(%error, "a pin is left, and ends by itself");
             }
             verified
         };
-        let verified = match self.supervise(running, stop, work).await {
+        let (verified, of_second) = match self.supervise(running, stop, work).await {
             Supervised::Done(Some(verified)) => verified,
             Supervised::Ended(Reason::ShuttingDown, _) => return Ending::GivenBack,
             Supervised::Ended(Reason::TimeLimit(limit), _) => {
@@ -452,7 +452,10 @@ impl Worker {
             // Nothing is known: the row stays as it is.
             Err(error) => return Ending::Failed(explain(error)).or_retry(taken),
         };
-        let reason = reason.map(|error| explain(error));
+        let reason = reason.map(|error| match &of_second {
+            Some(of_second) => format!("{}\n{of_second}", explain(error)),
+            None => explain(error),
+        });
         let marked = self
             .dispatch
             .catalog
@@ -471,9 +474,24 @@ impl Worker {
         matches!(row, Ok(Some(row)) if row.health == Health::Suspicious)
     }
 
-    async fn verify(&self, key: ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
+    /// What came of the first copy; and where it is at fault, what is to be said of the second.
+    async fn verify_either(
+        &self,
+        id: BackupId,
+        key: &ObjectKey,
+        progress: &Arc<Progress>,
+    ) -> (Result<(), VaultError>, Option<String>) {
+        let verified = self.verify(key, progress).await;
+        let of_second = match &verified {
+            Err(error) if error.is_verdict() => self.look_at_second(id, key).await,
+            _ => None,
+        };
+        (verified, of_second)
+    }
+
+    async fn verify(&self, key: &ObjectKey, progress: &Arc<Progress>) -> Result<(), VaultError> {
         let vault = &self.stages.vault;
-        let entry = vault.find(&Selector::Key(key)).await?;
+        let entry = vault.find(&Selector::Key(key.clone())).await?;
         let fetched = vault.fetch(entry, progress).await?;
         let proof = vault.verify(&fetched, &self.stages.clients, Limits::default(), progress);
         proof.await.map(drop)

@@ -56,6 +56,7 @@ impl World<'_> {
                 })
                 .await
                 .unwrap(),
+                second: None,
                 passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
                 layout: Layout::new("backups", "prod").unwrap(),
                 spool_folder: pgseal.file("spool"),

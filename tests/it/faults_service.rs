@@ -415,6 +415,7 @@ async fn worker(service: &Service) -> Worker {
         stages: Stages {
             vault: Vault {
                 store: Store::open(store).await.unwrap(),
+                second: None,
                 passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
                 layout: Layout::new("backups", "prod").unwrap(),
                 spool_folder: service.pgseal.file("spool"),

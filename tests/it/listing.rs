@@ -111,6 +111,7 @@ async fn many_backups_are_listed_from_memory() {
         })
         .await
         .unwrap(),
+        second: None,
         passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
         layout: Layout::new("backups", "prod").unwrap(),
         spool_folder: pgseal.file("spool"),

@@ -27,6 +27,8 @@ mod catalog_reconcile;
 mod catalog_states;
 mod cli;
 mod commit_gate;
+mod copies;
+mod copies_service;
 mod counts;
 mod deploy;
 mod drill;

@@ -33,6 +33,7 @@ pub const SCHEDULED: BackupKind = BackupKind::Scheduled;
 async fn vault_at(settings: StoreSettings, pgseal: &Pgseal) -> Vault {
     Vault {
         store: Store::open(settings).await.unwrap(),
+        second: None,
         passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
         layout: Layout::new("backups", "prod").unwrap(),
         spool_folder: pgseal.file("spool"),

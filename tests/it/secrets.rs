@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::harness::cli::{PASSPHRASE, Pgseal, Running, clients, files};
 use crate::harness::gpg::Gpg;
 use crate::harness::postgres::{PASSWORD, Postgres, is_root};
-use crate::harness::s3::{ACCESS_KEY, Action, S3Server, SECRET_KEY};
+use crate::harness::s3::{ACCESS_KEY, Action, COPY_SECRET_KEY, S3Server, SECRET_KEY};
 use crate::harness::watch::{Seen, Watcher, descendants};
 use crate::harness::{fixture, run};
 
@@ -28,10 +28,11 @@ const CHANNEL_SECRETS: [&str; 5] = [
 ];
 
 /// The value of every setting that is a secret.
-const CANARIES: [&str; 12] = [
+const CANARIES: [&str; 13] = [
     PASSWORD,
     PASSPHRASE,
     SECRET_KEY,
+    COPY_SECRET_KEY,
     OLD_PASSPHRASE,
     SESSION_TOKEN,
     SSL_PASSWORD,
@@ -93,8 +94,9 @@ fn assert_no_secret_in(folder: &std::path::Path) {
 }
 
 /// Every secret there is, each a canary, in the settings of a bucket that works.
-fn with_every_secret(s3: &S3Server, database_url: &str) -> Pgseal {
+fn with_every_secret(s3: &S3Server, second: &S3Server, database_url: &str) -> Pgseal {
     let mut pgseal = s3.pgseal();
+    second.set_up_copy(&mut pgseal);
     // Outside of the folders that are searched.
     let old = pgseal.file("old-passphrases");
     std::fs::write(&old, format!("{OLD_PASSPHRASE}\n")).unwrap();
@@ -136,8 +138,8 @@ fn with_every_secret(s3: &S3Server, database_url: &str) -> Pgseal {
 fn no_command_gives_a_secret_away() {
     let server = Postgres::shared();
     let source = server.database_from("every_secret", &fixture("bulk.sql"), &["rows=500"]);
-    let s3 = S3Server::start();
-    let mut pgseal = with_every_secret(&s3, &source.url);
+    let (s3, second) = (S3Server::start(), S3Server::start());
+    let mut pgseal = with_every_secret(&s3, &second, &source.url);
     let try_all = |pgseal: &Pgseal, commands: &[(&[&str], i32)]| {
         for (arguments, code) in commands {
             let arguments = [arguments, ["-vv"].as_slice()].concat();
@@ -147,6 +149,7 @@ fn no_command_gives_a_secret_away() {
                 assert_no_secret_in(&pgseal.file(folder));
             }
             assert_no_secret_in(&s3.bucket());
+            assert_no_secret_in(&second.bucket());
         }
     };
     let has_token = Arc::new(AtomicBool::new(false));

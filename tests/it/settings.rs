@@ -93,6 +93,55 @@ const SLIPS: &[Slip] = &[
         5,
         "BACKUP_STORE names no folder",
     ),
+    // The second store is read by the same code, and each error has its names.
+    (
+        &[(
+            "BACKUP_COPY_S3_ENDPOINT_URL",
+            Some("https://s3.example.com"),
+        )],
+        5,
+        "set BACKUP_COPY_S3_BUCKET",
+    ),
+    (
+        &[
+            ("BACKUP_COPY_S3_BUCKET", Some("another")),
+            ("BACKUP_COPY_S3_ACCESS_KEY_ID", Some("dummy")),
+        ],
+        5,
+        "BACKUP_COPY_S3_SECRET_ACCESS_KEY, or neither",
+    ),
+    (
+        &[
+            ("BACKUP_COPY_S3_BUCKET", Some("another")),
+            ("BACKUP_COPY_S3_SECRET_ACCESS_KEY", Some("dummy")),
+            ("BACKUP_COPY_S3_SECRET_ACCESS_KEY_FILE", Some("/dev/null")),
+        ],
+        5,
+        "BACKUP_COPY_S3_SECRET_ACCESS_KEY_FILE are both set",
+    ),
+    (
+        &[("BACKUP_COPY_STORE", Some("ftp://host"))],
+        5,
+        "BACKUP_COPY_STORE is neither",
+    ),
+    (
+        &[("BACKUP_COPY_STORE", Some("file:"))],
+        5,
+        "BACKUP_COPY_STORE names no folder",
+    ),
+    (
+        &[
+            ("BACKUP_COPY_STORE", Some("s3://another")),
+            ("BACKUP_COPY_S3_ENDPOINT_URL", Some("http://192.0.2.1")),
+        ],
+        5,
+        "its settings are called BACKUP_COPY_S3_",
+    ),
+    (
+        &[("BACKUP_COPY_STOR", Some("file:/tmp"))],
+        5,
+        "did you mean BACKUP_COPY_STORE",
+    ),
     (
         &[("BACKUP_S3_ENDPOINT_URL", Some("127.0.0.1:9000"))],
         5,

@@ -114,6 +114,7 @@ impl Bench {
             Stages {
                 vault: Vault {
                     store: Store::open(StoreSettings::S3(settings)).await.unwrap(),
+                    second: None,
                     passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
                     layout: Layout::new("backups", "prod").unwrap(),
                     spool_folder: self.spool.path().to_owned(),

@@ -321,6 +321,7 @@ async fn vault(pgseal: &Pgseal) -> Vault {
     let root = pgseal.store();
     Vault {
         store: Store::open(StoreSettings::Local { root }).await.unwrap(),
+        second: None,
         passphrases: vec![Passphrase::new(PASSPHRASE.into()).unwrap()],
         layout: Layout::new("backups", "prod").unwrap(),
         spool_folder: pgseal.file("spool"),

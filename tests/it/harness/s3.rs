@@ -30,6 +30,10 @@ pub const ACCESS_KEY: &str = "dummy-access-key";
 /// A dummy that secrets tests look for.
 pub const SECRET_KEY: &str = "dummy-secret-key-canary";
 
+/// The same for the second store: every server takes both.
+pub const COPY_ACCESS_KEY: &str = "dummy-copy-access-key";
+pub const COPY_SECRET_KEY: &str = "dummy-copy-secret-key-canary";
+
 /// One request, as a hook sees it.
 pub struct Call {
     /// The S3 operation's name.
@@ -108,7 +112,9 @@ impl S3Server {
         let root = folder();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
-        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let mut auth = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+        auth.register(COPY_ACCESS_KEY.to_owned(), COPY_SECRET_KEY.into());
+        service.set_auth(auth);
         let service = service.build();
         let state = Arc::new(Mutex::new(State {
             root: root.path().to_owned(),
@@ -196,6 +202,16 @@ impl S3Server {
         pgseal
             .set("BACKUP_S3_ACCESS_KEY_ID", ACCESS_KEY)
             .set("BACKUP_S3_SECRET_ACCESS_KEY", SECRET_KEY);
+    }
+
+    /// Makes this bucket the second store.
+    pub fn set_up_copy(&self, pgseal: &mut Pgseal) {
+        pgseal
+            .set("BACKUP_COPY_S3_ENDPOINT_URL", &self.endpoint)
+            .set("BACKUP_COPY_S3_BUCKET", BUCKET);
+        pgseal
+            .set("BACKUP_COPY_S3_ACCESS_KEY_ID", COPY_ACCESS_KEY)
+            .set("BACKUP_COPY_S3_SECRET_ACCESS_KEY", COPY_SECRET_KEY);
     }
 
     /// How the library reaches this bucket, with little patience: what repeats, repeats at once.

@@ -1,0 +1,241 @@
+//! `pgseal copy`.
+
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Context;
+use super::exit::{NotCopied, UsageError};
+use super::output::{bytes, counted};
+use crate::config;
+use crate::model::explanation::explain;
+use crate::model::object_key::ObjectKey;
+use crate::model::target::TargetName;
+use crate::progress::Progress;
+use crate::vault::{CopyError, Selector, Vault, VaultError, Which};
+
+const AFTER_HELP: &str = "\
+Examples:
+  pgseal copy latest
+  pgseal copy --all                 whatever has no copy yet
+  pgseal copy --all --check         reads both copies of each backup to their ends, and writes nothing
+
+The sealed dump, its manifest and the record of its drill get the same names in the second store. The dump is digested while \
+it is read and read back there, and both have to have the SHA-256 that the manifest records, before the manifest is put, which makes \
+it a backup there. What is there already is read and not sent again. The passphrase is needed for the manifest alone.";
+
+/// Copy backups, sealed as they are, into the second store, and read them back there
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct CopyArgs {
+    /// Backups: names, beginnings of names, latest, or whole object keys
+    #[arg(value_name = "BACKUP", required_unless_present = "all")]
+    backups: Vec<String>,
+    /// Every complete backup of the target, or of all targets where none is named
+    #[arg(long, conflicts_with = "backups")]
+    all: bool,
+    /// Only read both copies, and compare each with its manifest
+    #[arg(long)]
+    check: bool,
+    /// The target, as BACKUP_TARGETS_FILE calls it; DATABASE_URL is the target default
+    #[arg(long, value_name = "NAME", value_parser = config::target_name)]
+    target: Option<TargetName>,
+}
+
+/// What came of one backup.
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    object_key: String,
+    /// `copied`, `was there`, `checked` or `failed`.
+    outcome: &'static str,
+    replicated: bool,
+    sealed_bytes: Option<u64>,
+    sealed_sha256: Option<String>,
+    error: Option<String>,
+}
+
+impl CopyArgs {
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let mut vault = context.settings.vault().await?;
+        let place = vault.second.as_ref().ok_or(CopyError::NoSecond)?.describe();
+        let targets = context.settings.targets()?;
+        if let Some(target) = &self.target {
+            targets.require(target)?;
+            vault = vault.of_target(target)?;
+        }
+        let listing = context
+            .cancel
+            .run_until_cancelled(self.keys(&vault, context));
+        let Some(keys) = listing.await else {
+            return Ok(());
+        };
+        let keys = keys?;
+        let (mut lines, mut worst) = (Vec::new(), None);
+        for key in keys {
+            let progress = Arc::new(Progress::default());
+            let done = self.one(&vault, &key, &progress, context);
+            match context.progress.show(&progress, done).await {
+                Ok(line) => lines.push(line),
+                Err(error @ CopyError::Interrupted) => return Err(error.into()),
+                // One that cannot be copied keeps no other from it.
+                Err(error) => {
+                    lines.push(Line::failed(&key, &error));
+                    worst.get_or_insert(error);
+                }
+            }
+        }
+        if !self.check {
+            clean_up(&vault, context).await;
+        }
+        context.output.print(&lines, || text(&lines, &place))?;
+        let failed = lines.iter().filter(|line| !line.replicated).count();
+        match worst {
+            None => Ok(()),
+            Some(source) => Err(NotCopied { failed, source }.into()),
+        }
+    }
+
+    /// What is meant, each once.
+    async fn keys(&self, vault: &Vault, context: &Context) -> anyhow::Result<Vec<ObjectKey>> {
+        if self.all {
+            let listed = vault.list_briefly(&config::list_cache()).await?;
+            // The oldest first: they have waited longest.
+            let complete = listed.iter().rev().filter(|one| one.state == "complete");
+            return Ok(complete
+                .filter_map(|one| ObjectKey::parse(&one.key).ok())
+                .collect());
+        }
+        let targets = context.settings.targets()?;
+        let mut keys: Vec<ObjectKey> = Vec::new();
+        for text in &self.backups {
+            let selector = Selector::parse(text)?;
+            let found = match (&self.target, &selector) {
+                // The newest backup of another database is not the one that somebody means.
+                (None, Selector::Latest) => {
+                    vault
+                        .of_target(&targets.choose(None)?)?
+                        .find(&selector)
+                        .await?
+                }
+                _ => vault.find(&selector).await?,
+            };
+            let key = ObjectKey::parse(found.key())
+                .map_err(|_| UsageError(format!("{} is no key", found.key())))?;
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn one(
+        &self,
+        vault: &Vault,
+        key: &ObjectKey,
+        progress: &Arc<Progress>,
+        context: &Context,
+    ) -> Result<Line, CopyError> {
+        if self.check {
+            let checked = check(vault, key, progress);
+            let checked = context.cancel.run_until_cancelled(checked).await;
+            return checked.unwrap_or(Err(CopyError::Interrupted));
+        }
+        let copied = vault.copy(key, progress, &context.cancel).await?;
+        Ok(Line {
+            outcome: if copied.was_there {
+                "was there"
+            } else {
+                "copied"
+            },
+            replicated: true,
+            sealed_bytes: Some(copied.sealed_bytes),
+            sealed_sha256: Some(copied.sealed_sha256.to_string()),
+            ..Line::of(key)
+        })
+    }
+}
+
+/// Both copies, each to its end.
+async fn check(
+    vault: &Vault,
+    key: &ObjectKey,
+    progress: &Arc<Progress>,
+) -> Result<Line, CopyError> {
+    let line = Line::of(key);
+    let mut both = Vec::new();
+    for which in [Which::First, Which::Second] {
+        progress.start_stage(match which {
+            Which::First => "read the first copy",
+            Which::Second => "read the second copy",
+        });
+        let checked = vault.with(which).check_digest(key, progress).await;
+        both.push(checked.map_err(|source| vault.at_fault(&line.name, which, source))?);
+    }
+    if both[0].uid != both[1].uid {
+        let source = VaultError::Replaced {
+            name: line.name.clone(),
+            what: "it is another backup's",
+        };
+        return Err(vault.at_fault(&line.name, Which::Second, source));
+    }
+    Ok(Line {
+        outcome: "checked",
+        replicated: true,
+        sealed_bytes: Some(both[0].sealed_bytes),
+        sealed_sha256: Some(both[0].sealed_sha256.to_string()),
+        ..line
+    })
+}
+
+/// Removes what copies that were killed have left in the second store.
+async fn clean_up(vault: &Vault, context: &Context) {
+    if let Err(error) = vault.clean_second().await {
+        tracing::warn!(%error, "What killed copies left could not be cleaned up");
+    }
+}
+
+impl Line {
+    fn of(key: &ObjectKey) -> Self {
+        Self {
+            name: key.backup_name().unwrap_or(key.as_str()).to_owned(),
+            object_key: key.to_string(),
+            outcome: "failed",
+            replicated: false,
+            sealed_bytes: None,
+            sealed_sha256: None,
+            error: None,
+        }
+    }
+
+    fn failed(key: &ObjectKey, error: &CopyError) -> Self {
+        Self {
+            error: Some(explain(error)),
+            ..Self::of(key)
+        }
+    }
+
+    fn text(&self) -> String {
+        let size = self.sealed_bytes.map(bytes).unwrap_or_default();
+        match (self.outcome, &self.error) {
+            ("copied", _) => format!("{}  copied and read back, {size}", self.name),
+            ("was there", _) => format!("{}  was there, read back, {size}", self.name),
+            ("checked", _) => format!("{}  both copies are whole, {size}", self.name),
+            (_, error) => {
+                let error = error.as_deref().unwrap_or_default();
+                format!("{}  FAILED: {error}", self.name)
+            }
+        }
+    }
+}
+
+fn text(lines: &[Line], place: &str) -> String {
+    let good = lines.iter().filter(|line| line.replicated).count() as u64;
+    let mut text: Vec<String> = lines.iter().map(Line::text).collect();
+    let of = counted(lines.len() as u64, "backup");
+    text.push(format!(
+        "{good} of {of} in both stores; the second is {place}"
+    ));
+    text.join("\n")
+}
