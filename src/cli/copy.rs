@@ -87,7 +87,7 @@ impl CopyArgs {
             }
         }
         if !self.check {
-            clean_up(&vault, context).await;
+            clean_up(&vault).await;
         }
         context.output.print(&lines, || text(&lines, &place))?;
         let failed = lines.iter().filter(|line| !line.replicated).count();
@@ -190,7 +190,7 @@ async fn check(
 }
 
 /// Removes what copies that were killed have left in the second store.
-async fn clean_up(vault: &Vault, context: &Context) {
+async fn clean_up(vault: &Vault) {
     if let Err(error) = vault.clean_second().await {
         tracing::warn!(%error, "What killed copies left could not be cleaned up");
     }

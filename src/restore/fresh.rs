@@ -33,7 +33,11 @@ pub(super) async fn run(
         Ok(loaded) => {
             progress.start_stage("name the database");
             let database = proven.to.database();
-            match working.take_name(database, None).await {
+            // From here on no signal ends it: it takes a moment, and is done or not done.
+            progress.set_finishing(true);
+            let named = working.take_name(database, None).await;
+            progress.set_finishing(false);
+            match named {
                 Ok(()) => Ok(loaded),
                 Err(source @ PgError::Unanswered { .. }) => Err(RestoreError::NewUnknown {
                     database: database.to_owned(),

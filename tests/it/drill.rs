@@ -72,7 +72,8 @@ fn a_drill_proves_a_backup_and_leaves_nothing() {
 
 #[test]
 fn contents_are_compared_where_they_were_digested() {
-    let server = Postgres::shared();
+    // Its own, because settings of the role that everybody has would be seen by other tests.
+    let server = &Postgres::start_major(15);
     let source = server.database_from("digested", &fixture("life.sql"), &[]);
     source.psql("CREATE TABLE whole (whole text, r int); INSERT INTO whole VALUES ('as it was', 1), (NULL, 2); \
         ALTER TABLE whole REPLICA IDENTITY FULL; CREATE TABLE bare (); INSERT INTO bare DEFAULT VALUES");

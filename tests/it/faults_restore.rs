@@ -517,6 +517,15 @@ fn a_load_that_restored_nothing_is_found_out() {
         assert_eq!(scene.left(), Vec::<String>::new(), "{ended}");
         scene.clear(&pgseal, mode, false);
     }
+    let ended = scene.restore(&pgseal, "in-place").wait();
+    assert_eq!(ended.code, 1, "{ended}");
+    assert!(
+        ended
+            .stderr
+            .contains("RESTORE FAILED: pg_restore ended well, but nothing of"),
+        "{ended}"
+    );
+    assert!(!scene.is_whole("in-place"));
 }
 
 /// Row 82: a pg_restore that fails half-way, by itself.

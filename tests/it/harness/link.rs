@@ -123,7 +123,11 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, (state, since): (&State, u64),
             Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {
                 continue;
             }
-            Err(_) => return,
+            // A side that reset the connection is gone; the other one hears of it.
+            Err(_) => {
+                let _gone = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
+                return;
+            }
         };
         if !state.holds(since) {
             return;
@@ -145,6 +149,7 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, (state, since): (&State, u64),
             }
         }
         if to.write_all(&buffer[..read]).is_err() {
+            let _gone = from.shutdown(Shutdown::Both);
             return;
         }
     }
