@@ -123,34 +123,31 @@ impl DrillArgs {
         let server = config::drill_server(self.to.as_deref())?;
         let stages = context.settings.stages(context.clock).await?;
         let job = JobId::from_random(random());
-        let (found, catalog) = match &self.backup {
-            Some(backup) => {
-                let selection = BackupSelection {
-                    backup: backup.clone(),
-                    target: self.target.clone(),
-                };
-                let found = context
-                    .cancel
-                    .run_until_cancelled(selection.find(&stages.vault, &context.settings))
-                    .await;
-                let Some(found) = found else { return Ok(()) };
-                // What nobody chose for it is tried without a catalog as well.
-                let catalog = catalog_if_there().await.unwrap_or_else(|error| {
-                    tracing::warn!(reason = explain(error.as_ref()), "The drill counts nowhere");
-                    None
-                });
-                (found?, catalog)
-            }
-            None => {
-                let catalog = catalog_if_there().await?;
-                let turn = self.turn(&stages.vault, catalog.as_ref(), &job, context);
-                match turn.await? {
-                    Turn::Of(key) => (
-                        stages.vault.find_either(&Selector::Key(key)).await?,
-                        catalog,
-                    ),
-                    other => return print_untried(&other, context),
+        let (found, catalog) = if let Some(backup) = &self.backup {
+            let selection = BackupSelection {
+                backup: backup.clone(),
+                target: self.target.clone(),
+            };
+            let found = context
+                .cancel
+                .run_until_cancelled(selection.find(&stages.vault, &context.settings))
+                .await;
+            let Some(found) = found else { return Ok(()) };
+            // What nobody chose for it is tried without a catalog as well.
+            let catalog = catalog_if_there().await.unwrap_or_else(|error| {
+                tracing::warn!(reason = explain(error.as_ref()), "The drill counts nowhere");
+                None
+            });
+            (found?, catalog)
+        } else {
+            let catalog = catalog_if_there().await?;
+            let turn = self.turn(&stages.vault, catalog.as_ref(), &job, context);
+            match turn.await? {
+                Turn::Of(key) => {
+                    let found = stages.vault.find_either(&Selector::Key(key)).await?;
+                    (found, catalog)
                 }
+                other => return print_untried(&other, context),
             }
         };
         let trial = Trial {

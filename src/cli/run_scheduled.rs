@@ -267,12 +267,11 @@ impl RunScheduledArgs {
         let server = config::drill_server(None)?;
         let job = JobId::from_random(random());
         let catalog = catalog_if_there().await?;
-        let (slot, turn) = match &catalog {
-            Some(catalog) => slot_by_catalog(catalog, target, timetable, drills, &job).await?,
-            None => {
-                let now = (context.clock)();
-                slot_by_store(&stages.vault, target, timetable, drills, now).await?
-            }
+        let (slot, turn) = if let Some(catalog) = &catalog {
+            slot_by_catalog(catalog, target, timetable, drills, &job).await?
+        } else {
+            let now = (context.clock)();
+            slot_by_store(&stages.vault, target, timetable, drills, now).await?
         };
         let ran = |outcome| Ran::new("drill", target, slot, outcome);
         let key = match turn {

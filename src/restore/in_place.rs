@@ -249,7 +249,7 @@ impl Over<'_> {
                 Ok(committed) => return Ok(committed),
                 Err(error) if tries == inspect::ANSWER_TRIES => return Err(error),
                 Err(error) => {
-                    tracing::debug!(%error, "the server does not say yet what became of the load")
+                    tracing::debug!(%error, "the server does not say yet what became of the load");
                 }
             }
             tries += 1;

@@ -247,13 +247,14 @@ impl LocalStore {
         for_longer_than: Duration,
     ) -> Result<u64, StoreError> {
         let store = self.clone();
-        let before = OffsetDateTime::now_utc() - for_longer_than;
         blocking("clean up", &self.root, move || {
             let mut removed = 0;
             visit(&store.root, 0, &mut |path, metadata| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let is_stale = name.starts_with(STAGE_PREFIX) && modified(metadata) < before;
-                if is_stale
+                let age = metadata.modified().ok().and_then(|at| at.elapsed().ok());
+                let is_stale = age.is_some_and(|age| age > for_longer_than);
+                if name.starts_with(STAGE_PREFIX)
+                    && is_stale
                     && remove(path).map_err(|error| StoreError::io("clean up", path, error))?
                 {
                     removed += 1;

@@ -51,7 +51,7 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    pub(super) fn from_second(self, note: Option<String>) -> Self {
+    pub(super) fn of_second(self, note: Option<String>) -> Self {
         Self {
             copy: Which::Second,
             note,

@@ -131,7 +131,7 @@ impl Vault {
             return self.fetch(entry, progress).await;
         };
         if copy == Which::Second {
-            return Ok(second.fetch(entry, progress).await?.from_second(note));
+            return Ok(second.fetch(entry, progress).await?.of_second(note));
         }
         let fetched = self.in_haste().fetch(entry.clone(), progress).await;
         let (error, entry) = match (fetched, entry) {
@@ -149,7 +149,7 @@ impl Vault {
             other => other,
         };
         match second.fetch(entry, progress).await {
-            Ok(fetched) => Ok(fetched.from_second(Some(note))),
+            Ok(fetched) => Ok(fetched.of_second(Some(note))),
             Err(worse) => {
                 tracing::warn!(reason = explain(&worse), "Nor can the second copy be used");
                 Err(error)

@@ -82,20 +82,19 @@ impl Worker {
         let catalog = &self.dispatch.catalog;
         let now = catalog.now().await.map_err(failed)?;
         let (budget, job) = (self.drills.budget(now), Some(taken.job_id.as_str()));
-        let id = match id {
-            Some(id) => id,
-            None => {
-                let targets: Vec<&str> = self.targets.keys().map(TargetName::as_str).collect();
-                let chosen = catalog.choose_drill(&targets, budget, None, job).await;
-                match chosen.map_err(failed)? {
-                    DrillChoice::Backup(id) => id,
-                    DrillChoice::TooDear { bytes, left, .. } => {
-                        return Err(over_budget(bytes, left));
-                    }
-                    DrillChoice::NoBackup | DrillChoice::Settled => {
-                        let text = "there is no complete backup that a drill could try";
-                        return Err(Ending::Failed(text.to_owned()).or_retry(taken));
-                    }
+        let id = if let Some(id) = id {
+            id
+        } else {
+            let targets: Vec<&str> = self.targets.keys().map(TargetName::as_str).collect();
+            let chosen = catalog.choose_drill(&targets, budget, None, job).await;
+            match chosen.map_err(failed)? {
+                DrillChoice::Backup(id) => id,
+                DrillChoice::TooDear { bytes, left, .. } => {
+                    return Err(over_budget(bytes, left));
+                }
+                DrillChoice::NoBackup | DrillChoice::Settled => {
+                    let text = "there is no complete backup that a drill could try";
+                    return Err(Ending::Failed(text.to_owned()).or_retry(taken));
                 }
             }
         };

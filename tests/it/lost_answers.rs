@@ -107,7 +107,7 @@ fn answer_is_looked_up(mode: &str) {
             assert_eq!(names.len(), 1, "{names:?}");
             assert_same(&far.later, &Content::of(server, &names[0]));
         }
-        "new" => assert_eq!(names, [far.beside.name.clone()]),
+        "new" => assert_eq!(names, std::slice::from_ref(&far.beside.name)),
         _ => {
             assert_eq!(names, Vec::<String>::new());
             assert!(

@@ -57,7 +57,6 @@ fn cells() -> Vec<(&'static str, &'static str, Absence)> {
         }
         if scale(0, 1) == 0 {
             let seed = u64::from(std::process::id());
-            println!("{mode}: seed {seed}");
             let chosen = Dice::new(seed).up_to(of_mode.len() - 1);
             of_mode = vec![of_mode[chosen]];
         }
