@@ -210,7 +210,7 @@ fn what_no_target_has_is_refused_with_what_there_is() {
     let url = "url = 'postgres://nobody@127.0.0.1:1/dummy-canary'\n";
     for (line, what) in [
         (
-            "shcedule = '0 2 * * *'",
+            "cadence = '0 2 * * *'",
             "url, url_file, schedule, schedule_timezone, overdue_minutes",
         ),
         ("dummy-canary = [1]", "there are url, url_file"),
