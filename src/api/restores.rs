@@ -28,6 +28,7 @@ use crate::model::ids::{BackupId, RestoreId};
 use crate::model::manifest::Manifest;
 use crate::model::target::TargetName;
 use crate::restore::plan::{self, Plan, PlanId, Subject, Way, Wishes};
+use crate::restore::{self, RestoreError};
 use crate::vault::Which;
 
 /// Tables that a plan names; of a database with more, the others are counted.
@@ -48,7 +49,7 @@ pub(super) struct RestoreBody {
     /// Only say what would be done
     #[serde(default)]
     plan: bool,
-    /// The name of the target's database; a restore without a safety backup always needs it
+    /// The name of the target's database; a restore without a safety backup, or into another target than the backup's, always needs it
     confirm: Option<String>,
     /// Whether the target is backed up first
     #[serde(default)]
@@ -209,7 +210,7 @@ pub(super) struct PlannedTable {
         (status = 202, description = "It is recorded, and a worker does it", body = RestoreRecord,
             headers(("Location" = String, description = "Where it is"))),
         (status = 409, description = "target_busy, backup_not_complete, backup_not_restorable", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, description = "target_unknown, confirmation_required, confirmation_wrong, plan_unavailable", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "target_unknown, selection_unknown, confirmation_required, confirmation_wrong, plan_unavailable", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
@@ -226,8 +227,18 @@ pub(super) async fn create(
         let choices = body.choices()?;
         let row = backup_row(&api, id).await?;
         let (name, target) = api.target(body.target.as_deref().unwrap_or(&row.target))?;
-        require_confirmed(&api, target, body.safety, body.confirm.as_deref())?;
+        let crossing = crossing(name, &row);
+        require_confirmed(
+            &api,
+            target,
+            (body.safety, crossing),
+            body.confirm.as_deref(),
+        )?;
         require_complete(&row)?;
+        let wishes = Wishes::of(body.mode.into(), &choices);
+        if let Ok(manifest) = manifest_of(&api, &row).await {
+            restore::require_selected(&manifest, &wishes).map_err(|error| unselected(&error))?;
+        }
         let wanted = RestoreWanted {
             choices,
             ..wanted(id, name, body.mode, body.safety)
@@ -277,10 +288,10 @@ fn accepted(row: RestoreRow) -> Response {
 fn require_confirmed(
     api: &Api,
     target: &Target,
-    safety: SafetyWord,
+    (safety, crossing): (SafetyWord, Crossing),
     confirm: Option<&str>,
 ) -> Result<(), Problem> {
-    let is_needed = needs_confirmation(api, safety);
+    let is_needed = needs_confirmation(api, safety, crossing);
     let refused = |code, detail| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
     match confirm {
         Some(name) if name == target.database => Ok(()),
@@ -296,8 +307,33 @@ fn require_confirmed(
     }
 }
 
-fn needs_confirmation(api: &Api, safety: SafetyWord) -> bool {
-    safety == SafetyWord::Skip || api.parts.rules.confirmation == Confirmation::Required
+fn needs_confirmation(api: &Api, safety: SafetyWord, crossing: Crossing) -> bool {
+    let is_required = api.parts.rules.confirmation == Confirmation::Required;
+    safety == SafetyWord::Skip || crossing == Crossing::ToAnother || is_required
+}
+
+/// Whether a backup goes where it came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crossing {
+    Back,
+    ToAnother,
+}
+
+fn crossing(target: &TargetName, row: &BackupRow) -> Crossing {
+    if target.as_str() == row.target {
+        Crossing::Back
+    } else {
+        Crossing::ToAnother
+    }
+}
+
+/// What was selected is not in the backup. The names that it has are no secret from who may restore it.
+fn unselected(error: &RestoreError) -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "selection_unknown",
+        explain(error).replace("\nhint: ", "; "),
+    )
 }
 
 async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestorePlan, Problem> {
@@ -309,6 +345,7 @@ async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestoreP
     if row.health != Health::Ok {
         warnings.push(format!("the backup's health is {}", row.health));
     }
+    restore::require_selected(&manifest, &wishes).map_err(|error| unselected(&error))?;
     let changes = changes(&target.connection, &manifest, &wishes).await;
     if changes.is_none() {
         warnings.push(
@@ -328,7 +365,8 @@ async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestoreP
         database: target.database.clone(),
         mode: body.mode,
         safety: body.safety,
-        confirm: needs_confirmation(api, body.safety).then(|| target.database.clone()),
+        confirm: needs_confirmation(api, body.safety, crossing(name, &row))
+            .then(|| target.database.clone()),
         source_database: manifest.database.name,
         source_server_version: manifest.versions.server,
         snapshot_at: manifest.started_at,
@@ -534,7 +572,8 @@ pub(super) async fn rollback(
             return Err(impossible("The restore is not complete."));
         }
         let (name, target) = api.target(&row.target)?;
-        require_confirmed(&api, target, SafetyWord::Backup, body.confirm.as_deref())?;
+        let known = (SafetyWord::Backup, Crossing::Back);
+        require_confirmed(&api, target, known, body.confirm.as_deref())?;
         if row.kept_database.is_some() {
             // Whether it is still there is for the worker to see; what is live is kept as well, so nothing is saved first.
             let undoing = RestoreWanted {
@@ -550,6 +589,12 @@ pub(super) async fn rollback(
                 "No database was kept by the restore, and no safety backup was made before it.",
             )
         })?;
+        let chosen = &row.choices;
+        if !(chosen.tables.is_empty() && chosen.schemas.is_empty()) {
+            return Err(impossible(
+                "Only a part was restored, and a rollback would set the whole database back. Restore that part of the safety backup, by its tables and schemas.",
+            ));
+        }
         require_complete(&backup_row(&api, safety).await?)?;
         let undoing = wanted(safety, name, Mode::InPlace, SafetyWord::Backup);
         begin(&api, &act, undoing).await

@@ -140,7 +140,7 @@ impl Catalog {
         let mut session = self.session(doing).await?;
         let ids = sqlx::query_scalar!(
             "SELECT id FROM pgseal.backups WHERE status = 'completed' AND uid IS NOT NULL AND copy_state <> 'confirmed' \
-                AND deletion <> 'deleting' AND health NOT IN ('CORRUPT', 'lost') \
+                AND deletion = 'kept' AND health NOT IN ('CORRUPT', 'lost') \
              ORDER BY copy_state = 'failed', CASE copy_state WHEN 'failed' THEN copy_at END, finished_at DESC, id DESC LIMIT $1",
             i64::from(most)
         );

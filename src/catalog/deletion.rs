@@ -140,7 +140,8 @@ impl Catalog {
         let mut session = self.session(doing).await?;
         sqlx::query!(
             "UPDATE pgseal.backups SET deletion = CASE WHEN $2::timestamptz IS NULL THEN 'kept' ELSE 'LOCKED' END, \
-             locked_until = $2 WHERE id = $1 AND deletion = 'deleting'",
+             locked_until = $2, copy_state = 'none', copy_at = NULL, copy_sha256 = NULL, copy_place = NULL, copy_error = NULL \
+             WHERE id = $1 AND deletion = 'deleting'",
             id.get(),
             until
         )

@@ -136,7 +136,7 @@ impl Catalog {
         if let Some(id) = known.map_err(self.failed(doing))?.and_then(BackupId::new) {
             return self.of_job(transaction, id, OfJob::Its).await;
         }
-        let other = begun_since(&mut transaction, &request.target, asked_at).await;
+        let other = begun_since(&mut transaction, request, asked_at).await;
         match other.map_err(self.failed(doing))? {
             Some((id, JobStatus::Completed)) => {
                 return self.of_job(transaction, id, OfJob::FulfilledBy).await;
@@ -231,11 +231,11 @@ pub(super) async fn require_idle(
     }
 }
 
-/// A backup of everything that began after a moment, or is still to begin. A complete one counts for ten minutes, so that
+/// A backup of everything that began after a moment, or waits in the same queue, where somebody takes it. A complete one counts for ten minutes, so that
 /// the clock of whoever asked, which is another machine's, makes nobody rely on an old one.
 async fn begun_since(
     session: &mut PgConnection,
-    target: &str,
+    request: &BackupRequested,
     asked_at: Option<OffsetDateTime>,
 ) -> Result<Option<(BackupId, JobStatus)>, sqlx::Error> {
     let Some(asked_at) = asked_at else {
@@ -246,10 +246,11 @@ async fn begun_since(
          WHERE target = $1 AND kind IN ('manual', 'scheduled') AND excluded_table_data = '{}'
            AND (status = 'completed' AND started_at >= $2 AND health = 'ok' AND deletion = 'kept'
                 AND finished_at > clock_timestamp() - interval '10 minutes'
-             OR status = 'running' AND started_at >= $2 OR status = 'pending')
+             OR status = 'running' AND started_at >= $2 OR status = 'pending' AND queue = $3)
          ORDER BY status = 'completed' DESC, id DESC LIMIT 1",
-        target,
-        asked_at
+        request.target,
+        asked_at,
+        request.queue
     );
     let found = found.fetch_optional(session).await?;
     Ok(found.and_then(|found| {

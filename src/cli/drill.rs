@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::Args;
-use rand::random;
 use serde::Serialize;
 
 use super::exit::NotProven;
@@ -15,7 +14,7 @@ use super::{BackupSelection, Context, ForeignArgs, TargetArgs};
 use crate::backup::Stages;
 use crate::catalog::{BegunDrill, Catalog, CatalogError, DrillChoice, DrillSlot};
 use crate::config::{self, ConfigError, NotifyArgs, ScheduleArgs};
-use crate::dispatch::Drills;
+use crate::dispatch::{Drills, drill_of_command};
 use crate::model::connection::Connection;
 use crate::model::drill::{Choice, Drillable, next};
 use crate::model::event::{self, EventKind};
@@ -122,7 +121,7 @@ impl DrillArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let server = config::drill_server(self.to.as_deref())?;
         let stages = context.settings.stages(context.clock).await?;
-        let job = JobId::from_random(random());
+        let job = drill_of_command();
         let (found, catalog) = if let Some(backup) = &self.backup {
             let selection = BackupSelection {
                 backup: backup.clone(),

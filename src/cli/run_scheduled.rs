@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::Args;
-use rand::random;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -19,7 +18,7 @@ use super::{Context, TargetArgs};
 use crate::backup::{self, BackupRequest, Stages};
 use crate::catalog::{Catalog, DrillSlot};
 use crate::config::{self, ConfigError, Due, NotifyArgs, QueueArgs, ScheduleArgs, Targets};
-use crate::dispatch::{Asked, DrillAsked, DrillTimetable, Drills, scheduled};
+use crate::dispatch::{Asked, DrillAsked, DrillTimetable, Drills, drill_of_command, scheduled};
 use crate::model::event::{EventKind, Facts};
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
@@ -265,7 +264,7 @@ impl RunScheduledArgs {
         context: &Context,
     ) -> anyhow::Result<Ran> {
         let server = config::drill_server(None)?;
-        let job = JobId::from_random(random());
+        let job = drill_of_command();
         let catalog = catalog_if_there().await?;
         let (slot, turn) = if let Some(catalog) = &catalog {
             slot_by_catalog(catalog, target, timetable, drills, &job).await?

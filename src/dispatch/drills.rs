@@ -15,6 +15,16 @@ use crate::queue::producer::NewJob;
 use crate::queue::rq::names::JobId;
 use crate::schedule::{Schedule, Zone};
 
+/// What the ids of drills begin with that a command does itself: no worker puts them into the queue.
+const OF_COMMAND: &str = "command-";
+
+/// The id of a drill that a command does itself.
+#[must_use]
+pub fn drill_of_command() -> JobId {
+    let random = JobId::from_random(random());
+    JobId::parse(&format!("{OF_COMMAND}{random}")).unwrap_or(random)
+}
+
 /// So many slots without a proof are too many: one drill may meet a server that is away.
 const SLOTS_WITHOUT_PROOF: usize = 2;
 
@@ -237,7 +247,7 @@ impl Dispatch {
             return Ok(DrillAsked::Nothing);
         };
         if let Some(job) = slot.job.as_deref().and_then(|job| JobId::parse(job).ok()) {
-            if let Some(id) = self.catalog.open_drill(job.as_str()).await? {
+            if let Some(id) = self.open_in_queue(&job).await? {
                 self.ensure_drill(id, job, now).await?;
             }
             return Ok(DrillAsked::Nothing);
@@ -269,6 +279,14 @@ impl Dispatch {
             }),
             DrillChoice::Settled => Ok(DrillAsked::Nothing),
         }
+    }
+
+    /// The backup of a drill that is to be in the queue; what a command does itself is not.
+    async fn open_in_queue(&self, job: &JobId) -> Result<Option<BackupId>, DispatchError> {
+        if job.as_str().starts_with(OF_COMMAND) {
+            return Ok(None);
+        }
+        Ok(self.catalog.open_drill(job.as_str()).await?)
     }
 
     async fn ensure_drill(

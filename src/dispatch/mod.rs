@@ -11,7 +11,9 @@ use std::time::Duration;
 use rand::random;
 use time::OffsetDateTime;
 
-pub use drills::{Budget, DrillAsked, DrillOutlook, DrillTimetable, Drills, Spent};
+pub use drills::{
+    Budget, DrillAsked, DrillOutlook, DrillTimetable, Drills, Spent, drill_of_command,
+};
 pub use timetable::{Asked, Outlook, Timetable, scheduled};
 
 use crate::catalog::{

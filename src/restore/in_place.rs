@@ -120,17 +120,25 @@ impl Marks {
         Ok(Self { before, wanted })
     }
 
-    /// Whether the load was committed; `None`: what it makes cannot be told from what was there.
+    /// Whether the load was committed: all that it makes is there, and another one than before, or all is as it was. `None`: that
+    /// cannot be told, also because somebody else replaced a part of it.
     fn is_committed(&self, after: &Relations) -> Option<bool> {
         let is_wanted = |(schema, name): &&(String, String)| {
             self.wanted.contains(&(one_line(schema), one_line(name)))
         };
         let both = self.before.keys().chain(after.keys()).filter(is_wanted);
-        let mut is_same = both
-            .map(|name| self.before.get(name) == after.get(name))
-            .peekable();
-        is_same.peek()?;
-        Some(is_same.any(|same| !same))
+        let (mut is_old, mut is_new, mut any) = (true, true, false);
+        for name in both {
+            let (before, after) = (self.before.get(name), after.get(name));
+            any = true;
+            is_old &= before == after;
+            is_new &= after.is_some() && before != after;
+        }
+        match (any, is_old, is_new) {
+            (true, true, false) => Some(false),
+            (true, false, true) => Some(true),
+            _ => None,
+        }
     }
 
     /// How a person finds out.
@@ -196,8 +204,11 @@ impl Over<'_> {
             },
             None => RestoreError::Interrupted(self.safety.clone()),
         };
+        if is_of_server(&error) {
+            return Err(error);
+        }
         match self.was_committed(&watched).await {
-            Ok(true) => {
+            Ok(Some(true)) => {
                 let bytes = proven
                     .fetched
                     .manifest()
@@ -205,9 +216,10 @@ impl Over<'_> {
                 let warning = format!("the load was committed, although {}", why(&error));
                 Ok((bytes, vec![warning]))
             }
-            Ok(false) => Err(error),
-            Err(ending) => {
-                tracing::warn!(error = %ending, "The server does not say what became of the load");
+            Ok(Some(false)) => Err(error),
+            unknown => {
+                let reason = unknown.as_ref().err().map(|error| explain(error));
+                tracing::warn!(reason, "The server does not say what became of the load");
                 Err(RestoreError::LoadUnknown {
                     database: self.database(),
                     tell: self.marks.tell(proven.to.database()),
@@ -242,7 +254,7 @@ impl Over<'_> {
     }
 
     /// Whether the load was committed, once its session is gone.
-    async fn was_committed(&self, watched: &Watched) -> Result<bool, PgError> {
+    async fn was_committed(&self, watched: &Watched) -> Result<Option<bool>, PgError> {
         let mut tries = 1;
         loop {
             match self.try_to_tell(watched).await {
@@ -257,15 +269,15 @@ impl Over<'_> {
         }
     }
 
-    async fn try_to_tell(&self, watched: &Watched) -> Result<bool, PgError> {
+    /// Two signs, and neither counts against the other: somebody else may have replaced a table meanwhile, and a server that
+    /// took over another's work may know the transaction's number as another one's.
+    async fn try_to_tell(&self, watched: &Watched) -> Result<Option<bool>, PgError> {
         let by_transaction = inspect::end_load(&self.proven.to, watched).await?;
-        let after = self.after().await?;
-        // An archive without a table, a view or a sequence, whose transaction nobody saw, had hardly begun.
-        Ok(self
-            .marks
-            .is_committed(&after)
-            .or(by_transaction)
-            .unwrap_or(false))
+        let by_objects = self.marks.is_committed(&self.after().await?);
+        Ok(match (by_transaction, by_objects) {
+            (Some(one), Some(other)) if one != other => None,
+            (one, other) => one.or(other),
+        })
     }
 
     async fn after(&self) -> Result<Relations, PgError> {
@@ -309,6 +321,21 @@ impl Over<'_> {
     }
 }
 
+/// Whether the server itself refused something of the load: its one transaction has come to nothing then.
+fn is_of_server(error: &RestoreError) -> bool {
+    match error {
+        RestoreError::RowsInPlace { .. } => true,
+        RestoreError::LoadInPlace {
+            source: VaultError::Pg(PgError::Client { stderr, .. }),
+            ..
+        } => {
+            let said = |what| stderr.contains(what);
+            said("ERROR:") && !said("FATAL:") && !said("server closed the connection")
+        }
+        _ => false,
+    }
+}
+
 /// How a load came to its end, without what that would mean if it were known what became of it.
 fn why(error: &RestoreError) -> String {
     match error {
@@ -347,6 +374,10 @@ mod tests {
         assert_eq!(marks(&["t", "u"]).is_committed(&anew), Some(true));
         let made = Relations::from([(name("t"), 1), (name("u"), 7)]);
         assert_eq!(marks(&["u"]).is_committed(&made), Some(true));
+        // Somebody else made one of them, or dropped one behind the commit.
+        assert_eq!(marks(&["t", "u"]).is_committed(&made), None);
+        let dropped = Relations::from([(name("own"), 7)]);
+        assert_eq!(marks(&["t", "own"]).is_committed(&dropped), None);
         assert_eq!(marks(&["u"]).is_committed(&same), None);
         assert!(marks(&["t"]).tell("shop").contains("WHERE oid = 1;"));
     }

@@ -195,6 +195,19 @@ pub async fn run(
     })
 }
 
+/// Refuses a selection that the backup does not have, by its manifest alone.
+///
+/// # Errors
+/// [`RestoreError::Selection`], with what is called alike.
+pub fn require_selected(manifest: &Manifest, wishes: &Wishes) -> Result<(), RestoreError> {
+    if wishes.selection.is_everything() {
+        return Ok(());
+    }
+    let toc = Subject::of(manifest).toc();
+    let picked = select::pick(&toc, &wishes.selection, None);
+    picked.map(drop).map_err(RestoreError::Selection)
+}
+
 /// Says what a restore would do, and changes nothing. A foreign backup has to be fetched and authenticated for it.
 ///
 /// # Errors

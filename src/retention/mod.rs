@@ -92,12 +92,16 @@ impl Retention {
         entries.retain(|entry| {
             ObjectKey::parse(entry.key()).is_ok_and(|key| self.vault.layout.is_in_reach(&key))
         });
-        let known = Known {
+        let mut known = Known {
             proofs: self.vault.proofs().await?,
             ..self.known(&entries).await?
         };
         // Half of the facts is what only one of the two stores says.
         let copies = self.vault.copies().await?;
+        // Nor is a copy there because it once was.
+        for (key, row) in &mut known.rows {
+            row.is_copied &= ObjectKey::parse(key).is_ok_and(|key| copies.contains_key(&key));
+        }
         let measured: Vec<Measured> = complete(&entries).map(Measured::from).collect();
         let strange = suspicious(&measured, &marks.accepted);
         let now = (self.clock)();

@@ -153,7 +153,7 @@ impl Vault {
             return Err(CopyError::SamePlace(copying.to.store.describe()));
         }
         let was_there = copying.dump().await.map_err(named)?;
-        copying.manifest().await.map_err(named)?;
+        copying.manifest(was_there).await.map_err(named)?;
         copying.proof().await;
         Ok(Copied {
             name: name.clone(),
@@ -264,7 +264,10 @@ impl Vault {
         let put = to.put(&key, Some(probe), content).await;
         put.map_err(second)?;
         let seen = self.store.head(&key).await;
-        to.delete(&key).await.map_err(second)?;
+        // A second store whose objects nobody can delete is a good one.
+        if let Err(error) = to.delete(&key).await {
+            tracing::warn!(%error, object.key = %key, "A probe stays in the second store");
+        }
         Ok(seen.map_err(first)?.is_some())
     }
 
@@ -324,6 +327,7 @@ impl Copying<'_> {
             if self.read_back(&head).await?.is_ok() {
                 return Ok(true);
             }
+            self.require_first().await?;
             tracing::warn!(
                 backup.name = self.manifest.name,
                 "The second copy is damaged, and is made anew"
@@ -340,6 +344,18 @@ impl Copying<'_> {
             return Err(second(error));
         }
         Ok(false)
+    }
+
+    /// Nothing is taken away before it is known that there is something better.
+    async fn require_first(&self) -> Result<(), Fault> {
+        let head = self.from.store.head(self.key).await.map_err(first)?;
+        let lost = || first(VaultError::Lost(self.manifest.name.clone()));
+        let head = head.ok_or_else(lost)?;
+        require_own(&head, &self.manifest).map_err(first)?;
+        let reading = digest(&self.from.store, &head, self.progress);
+        let digested = self.cancel.run_until_cancelled(reading).await;
+        let digested = digested.ok_or(Fault::Interrupted)?.map_err(first)?;
+        require_digest(&self.manifest, digested).map_err(first)
     }
 
     /// What is wrong with the second store's dump, as it gives it back.
@@ -392,7 +408,7 @@ impl Copying<'_> {
     }
 
     /// Last: with it, the copy is a backup.
-    async fn manifest(&self) -> Result<(), Fault> {
+    async fn manifest(&self, was_there: bool) -> Result<(), Fault> {
         let key = manifest_key(self.key).map_err(second)?;
         let there = match self.to.store.read(&key, MANIFEST_BYTES_MAX).await {
             Ok((_, there)) => there == self.sealed,
@@ -408,7 +424,12 @@ impl Copying<'_> {
             .read_back(&key, self.manifest.uid, &self.sealed)
             .await;
         if let Err(error) = put {
-            self.discard().await?;
+            if was_there {
+                // The dump is whole; only what may be half a manifest goes.
+                self.to.store.delete(&key).await.map_err(second)?;
+            } else {
+                self.discard().await?;
+            }
             return Err(second(error));
         }
         Ok(())

@@ -61,7 +61,15 @@ impl Vault {
                 format!("{} is {} there", other.key(), other.state()),
                 ObjectKey::parse(other.key()).ok(),
             ),
-            Err(error) if may_be_elsewhere(error) => (explain(error), None),
+            Err(error) if may_be_elsewhere(error) => {
+                let reason = explain(error);
+                let newer = if matches!(selector, Selector::Latest) {
+                    "; a newer backup may be in it"
+                } else {
+                    ""
+                };
+                (format!("{reason}{newer}"), None)
+            }
             Err(_) => return Ok(found?.into()),
         };
         let selector = by_key.map_or_else(|| selector.clone(), Selector::Key);
@@ -74,7 +82,11 @@ impl Vault {
             Ok(_) => Ok(found?.into()),
             Err(error) => {
                 tracing::debug!(%error, "The second store has it neither");
-                Ok(found?.into())
+                match found {
+                    // Nobody else can help, so that it is worth waiting for.
+                    Err(error) if passes(&error) => Ok(self.find(&selector).await?.into()),
+                    found => Ok(found?.into()),
+                }
             }
         }
     }
@@ -148,10 +160,13 @@ impl Vault {
             Entry::Lost(manifest) => Entry::Complete(manifest),
             other => other,
         };
-        match second.fetch(entry, progress).await {
+        match second.fetch(entry.clone(), progress).await {
             Ok(fetched) => Ok(fetched.of_second(Some(note))),
             Err(worse) => {
                 tracing::warn!(reason = explain(&worse), "Nor can the second copy be used");
+                if passes(&error) {
+                    return self.fetch(entry, progress).await;
+                }
                 Err(error)
             }
         }
@@ -202,4 +217,9 @@ const fn is_of_this_copy(error: &VaultError) -> bool {
         | VaultError::SealedDigest { .. } => true,
         _ => false,
     }
+}
+
+/// Whether it may be over later.
+const fn passes(error: &VaultError) -> bool {
+    matches!(error, VaultError::Store(StoreError::Unavailable { .. }))
 }

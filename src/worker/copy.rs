@@ -20,7 +20,7 @@ use crate::vault::{Copied, CopyError, VaultError, Which};
 
 /// So many copies are asked for at once, so that they do not stand before everything else in the queue. The next look asks for
 /// the next ones.
-const COPIES_AT_ONCE: u32 = 20;
+const COPIES_AT_ONCE: u32 = 5;
 
 /// Whether more backups may wait for their copies than were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,8 @@ impl Worker {
     async fn first_is_damaged(&self, id: BackupId, error: &VaultError) {
         let health = match error {
             VaultError::Lost(_) | VaultError::NotFound { .. } => Health::Lost,
-            error if error.is_verdict() => Health::Corrupt,
+            // Not what another passphrase than ours, or a newer pgseal, has sealed: that may be as whole as ever.
+            VaultError::SealedDigest { .. } | VaultError::Replaced { .. } => Health::Corrupt,
             _ => return,
         };
         let reason = explain(error);
@@ -177,7 +178,10 @@ impl Worker {
             }
             Err(error) => {
                 let reason = explain(&error);
-                self.record_no_copy(id, &reason, Again::No).await;
+                // Where it could only not be looked at, it is as good as it was known to be.
+                if is_found_out(&error) {
+                    self.record_no_copy(id, &reason, Again::No).await;
+                }
                 Some(format!("nor can its second copy be used: {reason}"))
             }
         }
@@ -203,8 +207,13 @@ impl Worker {
                 .compare_copies(&second.describe(), &prefix, there, since)
                 .await
                 .map_err(|error| explain(&error))?;
-            let cleaned = vault.clean_second().await;
-            cleaned.map_err(|error| explain(&error))?;
+            if let Err(error) = vault.clean_second().await {
+                let reason = explain(&error);
+                tracing::warn!(
+                    reason,
+                    "Housekeeping: what killed copies left in the second store"
+                );
+            }
             let missing = catalog.not_copied(COPIES_AT_ONCE).await;
             Ok::<_, String>((lost, missing.map_err(|error| explain(&error))?))
         };
@@ -232,4 +241,9 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether a copy was read and found wanting, or is not there.
+const fn is_found_out(error: &VaultError) -> bool {
+    matches!(error, VaultError::NotFound { .. }) || error.is_verdict()
 }

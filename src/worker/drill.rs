@@ -17,7 +17,7 @@ use crate::progress::{FETCH, Progress};
 use crate::queue::consumer::Taken;
 use crate::queue::value::Value;
 use crate::restore::{self, DrillRequest, Drilled, RestoreError};
-use crate::vault::{Limits, Selector};
+use crate::vault::{Limits, Selector, Which};
 
 /// How a trial without a verdict ended.
 const NO_VERDICT: &str = "no verdict";
@@ -169,6 +169,12 @@ impl Worker {
         let reason = drilled.reason.clone().unwrap_or_default();
         tracing::info!(backup.id = %id, backup.name = drilled.backup, verdict = drilled.verdict.as_str(),
             seconds = drilled.took.as_secs_f64(), reason, "Backup was drilled");
+        if drilled.copy == Which::Second {
+            // Whether the first one is damaged or was only away, reading it finds out.
+            if let Err(error) = self.dispatch.verify(id, self.now()).await {
+                tracing::warn!(%error, backup.id = %id, "Nobody looks at the first copy");
+            }
+        }
         if drilled.verdict == Verdict::Failed {
             // Its object may be whole all the same: that is what a verification finds out.
             return Ending::Failed(format!("the drill FAILED: {reason}"));
@@ -177,6 +183,10 @@ impl Worker {
             ("backup_id", Value::Int(id.get())),
             ("verdict", Value::Text(drilled.verdict.as_str().to_owned())),
             ("seconds", Value::Float(drilled.took.as_secs_f64())),
+            (
+                "warnings",
+                Value::List(drilled.warnings.iter().cloned().map(Value::Text).collect()),
+            ),
         ]))
     }
 }

@@ -165,7 +165,11 @@ impl Worker {
                     "Worker makes no further backup: this one was begun after the job was enqueued");
                 Err(Ending::Success(made_value(&row)))
             }
-            Ok(OfJob::Awaits(_)) => Err(Ending::Delayed(BUSY_PAUSE)),
+            Ok(OfJob::Awaits(other)) => {
+                tracing::info!(job.id = %taken.job_id, backup.id = %other,
+                    "Worker waits for another backup, which is what this job wants");
+                Err(Ending::Delayed(BUSY_PAUSE))
+            }
             Err(error) if error.is_transient() => Err(Ending::GivenBack),
             Err(error) => Err(Ending::Failed(explain(&error)).or_retry(taken)),
         }
@@ -264,7 +268,9 @@ impl Worker {
             let asked = cancel.run_until_cancelled(self.restore_request(&row)).await;
             let request = asked.ok_or(Unrestored::Interrupted)?;
             let request = request.map_err(Unrestored::Failed)?;
-            let restored = restore::run(&self.stages, request, &progress, &cancel).await;
+            // A safety backup of its own lies with the target's other ones.
+            let (_, stages) = self.target(&row.target).map_err(Unrestored::Failed)?;
+            let restored = restore::run(&stages, request, &progress, &cancel).await;
             restored.map_err(Unrestored::from)
         };
         let supervised = self.supervise(running, stop, work).await;

@@ -32,7 +32,11 @@ fn a_restore_into_the_wrong_database_is_not_possible() {
         &restore,
         r#"{"plan": true, "target": "default"}"#,
     );
-    assert_eq!(plan["target"], "default");
+    assert_eq!(
+        (&plan["target"], &plan["confirm"]),
+        (&json!("default"), &json!(name))
+    );
+    refused(&api, "confirmation_required", json!({"target": "default"}));
     named("default");
     refused(&api, "confirmation_required", json!({"safety": "skip"}));
     refused(
@@ -157,6 +161,20 @@ fn a_restore_carries_out_what_was_chosen() {
         "2\n2"
     );
 
+    // What the backup does not have is said before anything is done.
+    let misspelt = json!({"tables": ["public.missing"], "mode": "in-place"});
+    let said = api.problem(
+        422,
+        "selection_unknown",
+        ("POST", &restore, &misspelt.to_string()),
+    );
+    assert!(
+        said["detail"].as_str().unwrap().contains("public.missing"),
+        "{said}"
+    );
+    let planned = json!({"tables": ["public.missing"], "plan": true}).to_string();
+    api.problem(422, "selection_unknown", ("POST", &restore, &planned));
+
     database.psql("DROP VIEW watched");
     let asked = api.json(202, "POST", &restore, &wanted.to_string());
     service.burst();
@@ -166,4 +184,7 @@ fn a_restore_carries_out_what_was_chosen() {
         database.psql("SELECT i FROM kept UNION ALL SELECT i FROM lost"),
         "2\n1"
     );
+    // Undoing it by the whole safety backup would undo what was written to other tables since.
+    let rollback = format!("{BACKUPS}/restores/{}/rollback", asked["id"]);
+    api.problem(409, "rollback_impossible", ("POST", &rollback, "{}"));
 }

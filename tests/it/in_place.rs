@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::harness::cli::Pgseal;
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::postgres::{Database, Postgres};
-use crate::harness::somebody::until;
+use crate::harness::somebody::{Somebody, until};
 
 const SHOP: &str = "CREATE SCHEMA shop;
     CREATE TABLE shop.customers (id serial PRIMARY KEY, name text);
@@ -354,6 +354,53 @@ fn a_plan_that_is_not_true_any_more_stops() {
         &changed.before,
         &Content::of(changed.server, &changed.database.name),
     );
+}
+
+/// What an application makes in the place of a table that the load had made is no sign that the load was committed.
+#[test]
+fn a_table_that_somebody_else_makes_is_no_commit() {
+    let waits = "CREATE TABLE lost (i integer); INSERT INTO lost VALUES (1);
+        CREATE MATERIALIZED VIEW waits AS SELECT pg_advisory_xact_lock(42)::text AS w, id FROM shop.customers";
+    let changed = changed(
+        "elsewhere",
+        waits,
+        "DROP TABLE lost; UPDATE orders SET total = 0",
+    );
+    let mut holder = Somebody::enter(changed.server, &changed.database, "holder");
+    holder.says("SELECT pg_advisory_lock(42);");
+    let advisory = |granted: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND {granted} \
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        changed.database.psql(&sql) != "0"
+    };
+    until("the lock that the load will wait for", || {
+        advisory("granted")
+    });
+    let to = changed.database.url.clone();
+    let arguments = [
+        "restore",
+        "latest",
+        "--to",
+        &to,
+        "--mode",
+        "in-place",
+        "--lock-wait",
+        "10",
+    ];
+    let restoring = changed.pgseal.start(&arguments);
+    until("the load at the end of its transaction", || {
+        advisory("NOT granted")
+    });
+    let mut application = Somebody::enter(changed.server, &changed.database, "application");
+    application.says("CREATE TABLE IF NOT EXISTS lost (i integer);");
+    let run = restoring.wait();
+    assert_eq!(run.code, 1, "{run}");
+    assert!(run.stderr.contains("nothing was changed"), "{run}");
+    until("the application's table", || application.is_idle());
+    let there = "SELECT (SELECT count(*) FROM lost), (SELECT sum(total) FROM orders)";
+    assert_eq!(changed.database.psql(there), "0|0");
 }
 
 /// pg_restore takes lock_timeout back, so somebody else has to look.

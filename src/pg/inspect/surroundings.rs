@@ -162,16 +162,16 @@ fn of_database(row: &PgRow) -> Result<LiveDatabase, sqlx::Error> {
 }
 
 /// The lock table has room for so many locks of each transaction that could be open (manual, section 20.12). From 16 on,
-/// a member of a role may give something to it only where the membership says so.
+/// a member of a role may give something to it only where the membership says so; and what was given is loaded with its rights.
 fn of_server_sql(major: u32) -> String {
-    let may_act = if major >= 16 { "SET" } else { "MEMBER" };
+    let may_give = if major >= 16 { "SET" } else { "MEMBER" };
     format!(
         "SELECT r.rolname::text, r.rolsuper, r.rolsuper OR r.rolcreatedb, r.rolsuper OR r.rolcreaterole, \
             current_setting('max_locks_per_transaction')::bigint \
                 * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint), \
             (SELECT count(*) FROM pg_locks l WHERE NOT l.fastpath AND l.pid <> pg_backend_pid() AND l.locktype <> 'virtualxid'), \
             current_setting('max_locks_per_transaction')::bigint, \
-            ARRAY(SELECT o.rolname::text FROM pg_roles o WHERE pg_has_role(o.oid, '{may_act}')), \
+            ARRAY(SELECT o.rolname::text FROM pg_roles o WHERE pg_has_role(o.oid, '{may_give}') AND pg_has_role(o.oid, 'USAGE')), \
             ARRAY(SELECT o.rolname::text FROM pg_roles o WHERE o.rolsuper) \
         FROM pg_roles r WHERE r.rolname = current_user"
     )

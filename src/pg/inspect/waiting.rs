@@ -124,7 +124,12 @@ async fn was_committed(session: &mut Session, xid: u64) -> Option<bool> {
         .bind(i64::try_from(xid).ok()?)
         .fetch_one(&mut session.inner)
         .await;
-    status.ok().flatten().map(|status| status == "committed")
+    match status.ok().flatten().as_deref() {
+        Some("committed") => Some(true),
+        Some("aborted") => Some(false),
+        // It is still going on, or too old for the server to know.
+        _ => None,
+    }
 }
 
 async fn blockers(session: &mut Session, application: &str) -> Result<Vec<Blocker>, PgError> {
