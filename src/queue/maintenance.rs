@@ -16,8 +16,10 @@ use super::rq::outcome::{Outcome, OutcomeKind};
 use super::script;
 use super::value::Value;
 
-/// rq's lock of the same name: it ends by itself before the next regular clean-up.
-const LOCK_SECONDS: u32 = 899;
+/// rq's lock of the same name. rq lets it end by itself, after 899 s; ours is let go as soon as a clean-up is done, and one of
+/// a worker that was killed meanwhile must not keep everybody from settling its job for a quarter of an hour. That two clean
+/// up at once changes nothing.
+const LOCK_SECONDS: u32 = 30;
 /// At a time; more is left for the next clean-up.
 const LIMIT: u32 = 1000;
 
