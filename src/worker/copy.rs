@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
 use super::supervise::{Reason, Running, Supervised};
 use super::tasks::{Ending, dict, number, panicked};
 use super::{Stop, Worker};
@@ -53,31 +51,16 @@ impl Worker {
             Err(text) => return Ending::Failed(text).or_retry(taken),
         };
         let progress = Arc::new(Progress::default());
-        let running = Running {
-            taken,
-            lease: None,
-            limit: Some(self.dispatch.time_limit),
-            progress: &progress,
-            cancel: CancellationToken::new(),
-        };
+        let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
-        // While it is read, nobody deletes it.
-        let (catalog, holder) = (&self.dispatch.catalog, taken.job_id.as_str());
-        if let Err(error) = catalog.pin(id, holder, self.dispatch.time_limit).await {
-            return Ending::Failed(explain(&error)).or_retry(taken);
-        }
-        let work = async {
-            let copied = self.stages.vault.copy(&key, &progress, &cancel).await;
-            if let Err(error) = catalog.unpin(id, holder).await {
-                tracing::debug!(%error, "a pin is left, and ends by itself");
-            }
-            copied
-        };
+        let copying = self.stages.vault.copy(&key, &progress, &cancel);
+        let work = self.pinned(taken, id, copying);
         match self.supervise(running, stop, work).await {
-            Supervised::Done(Ok(copied)) | Supervised::Ended(_, Some(Ok(copied))) => {
+            Supervised::Done(Ok(Ok(copied))) | Supervised::Ended(_, Some(Ok(Ok(copied)))) => {
                 self.copied(taken, id, &copied).await
             }
-            Supervised::Done(Err(error)) => self.not_copied(taken, id, &error).await,
+            Supervised::Done(Err(error)) => Ending::Failed(explain(&error)).or_retry(taken),
+            Supervised::Done(Ok(Err(error))) => self.not_copied(taken, id, &error).await,
             Supervised::Ended(Reason::ShuttingDown, _) => Ending::GivenBack,
             Supervised::Ended(Reason::TimeLimit(limit), _) => {
                 let text = format!("the copy took longer than {} s", limit.as_secs());

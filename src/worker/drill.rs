@@ -37,15 +37,13 @@ impl Worker {
             Err(ending) => return ending,
         };
         let progress = Arc::new(Progress::default());
-        let running = Running {
-            taken,
-            lease: None,
-            limit: Some(self.dispatch.time_limit),
-            progress: &progress,
-            cancel: CancellationToken::new(),
-        };
+        let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
-        let work = self.drill_pinned(taken, id, &progress, &cancel);
+        let drilling = self.drill(id, &progress, &cancel);
+        let work = async {
+            let drilled = self.pinned(taken, id, drilling).await;
+            drilled.map_err(|error| explain(&error))?
+        };
         let (ending, outcome) = match self.supervise(running, stop, work).await {
             Supervised::Done(Ok(drilled)) | Supervised::Ended(_, Some(Ok(drilled))) => {
                 let ending = self.drilled(taken, id, &drilled).await;
@@ -112,24 +110,6 @@ impl Worker {
             BegunDrill::Begun(drill) => Ok((id, drill)),
             BegunDrill::TooDear { bytes, left } => Err(over_budget(bytes, left)),
         }
-    }
-
-    /// While it is read, nobody deletes it.
-    async fn drill_pinned(
-        &self,
-        taken: &Taken,
-        id: BackupId,
-        progress: &Arc<Progress>,
-        cancel: &CancellationToken,
-    ) -> Result<Drilled, String> {
-        let (catalog, holder) = (&self.dispatch.catalog, taken.job_id.as_str());
-        let pinned = catalog.pin(id, holder, self.dispatch.time_limit).await;
-        pinned.map_err(|error| explain(&error))?;
-        let drilled = self.drill(id, progress, cancel).await;
-        if let Err(error) = catalog.unpin(id, holder).await {
-            tracing::debug!(%error, "a pin is left, and ends by itself");
-        }
-        drilled
     }
 
     async fn drill(

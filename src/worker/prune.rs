@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
 use super::supervise::{Reason, Running, Supervised};
 use super::tasks::{Ending, dict, number, panicked};
 use super::{Stop, Worker};
@@ -65,13 +63,7 @@ impl Worker {
     /// Deletes what no rule keeps.
     pub(super) async fn run_prune(&self, taken: &Taken, stop: &Stop) -> Ending {
         let progress = Arc::new(Progress::default());
-        let running = Running {
-            taken,
-            lease: None,
-            limit: Some(self.dispatch.time_limit),
-            progress: &progress,
-            cancel: CancellationToken::new(),
-        };
+        let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
         // It can be left between any two steps: the rows say what is not done.
         let work = cancel.run_until_cancelled(self.prune());

@@ -9,7 +9,8 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{Stop, Worker};
-use crate::catalog::{Lease, Renewed, Report, Task};
+use crate::catalog::{CatalogError, Lease, Renewed, Report, Task};
+use crate::model::ids::BackupId;
 use crate::progress::Progress;
 use crate::queue::consumer::{Held, Taken};
 use crate::queue::rq::moment::Lifetime;
@@ -34,6 +35,19 @@ pub(super) struct Running<'a> {
     pub(super) progress: &'a Progress,
     /// Ends it.
     pub(super) cancel: CancellationToken,
+}
+
+impl<'a> Running<'a> {
+    /// A job without a row of its own.
+    pub(super) fn without_row(taken: &'a Taken, limit: Duration, progress: &'a Progress) -> Self {
+        Self {
+            taken,
+            lease: None,
+            limit: Some(limit),
+            progress,
+            cancel: CancellationToken::new(),
+        }
+    }
 }
 
 /// Why work was told to end before it was done.
@@ -64,6 +78,22 @@ pub(super) enum Supervised<T> {
 }
 
 impl Worker {
+    /// Does something with a backup's object; while it does, nobody deletes that.
+    pub(super) async fn pinned<T>(
+        &self,
+        taken: &Taken,
+        id: BackupId,
+        work: impl Future<Output = T>,
+    ) -> Result<T, CatalogError> {
+        let (catalog, holder) = (&self.dispatch.catalog, taken.job_id.as_str());
+        catalog.pin(id, holder, self.dispatch.time_limit).await?;
+        let done = work.await;
+        if let Err(error) = catalog.unpin(id, holder).await {
+            tracing::debug!(%error, "a pin is left, and ends by itself");
+        }
+        Ok(done)
+    }
+
     /// Runs `work` to its end, or to the end that somebody wants.
     pub(super) async fn supervise<T>(
         &self,

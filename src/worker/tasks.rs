@@ -412,37 +412,20 @@ impl Worker {
             Err(text) => return Ending::Failed(text).or_retry(taken),
         };
         let progress = Arc::new(Progress::default());
-        let running = Running {
-            taken,
-            lease: None,
-            limit: Some(self.dispatch.time_limit),
-            progress: &progress,
-            cancel: CancellationToken::new(),
-        };
+        let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
-        // While it is read, nobody deletes it.
-        let (catalog, holder) = (&self.dispatch.catalog, taken.job_id.as_str());
-        if let Err(error) = catalog.pin(id, holder, self.dispatch.time_limit).await {
-            return Ending::Failed(explain(&error)).or_retry(taken);
-        }
-        let work = async {
-            let verified = cancel
-                .run_until_cancelled(self.verify_either(id, &key, &progress))
-                .await;
-            if let Err(error) = catalog.unpin(id, holder).await {
-                tracing::debug!(%error, "a pin is left, and ends by itself");
-            }
-            verified
-        };
+        let verifying = cancel.run_until_cancelled(self.verify_either(id, &key, &progress));
+        let work = self.pinned(taken, id, verifying);
         let (verified, of_second) = match self.supervise(running, stop, work).await {
-            Supervised::Done(Some(verified)) => verified,
+            Supervised::Done(Ok(Some(verified))) => verified,
+            Supervised::Done(Err(error)) => return Ending::Failed(explain(&error)).or_retry(taken),
             Supervised::Ended(Reason::ShuttingDown, _) => return Ending::GivenBack,
             Supervised::Ended(Reason::TimeLimit(limit), _) => {
                 let text = format!("the verification took longer than {} s", limit.as_secs());
                 return Ending::Failed(text).or_retry(taken);
             }
             Supervised::Panicked(said) => return Ending::Failed(panicked(&said)).or_retry(taken),
-            Supervised::Done(None) | Supervised::Ended(..) => {
+            Supervised::Done(Ok(None)) | Supervised::Ended(..) => {
                 return Ending::Stopped("Job stopped by user".to_owned());
             }
         };
