@@ -12,7 +12,6 @@ mod notify;
 mod operate;
 mod own;
 mod service;
-mod size;
 mod store;
 mod targets;
 

@@ -3,10 +3,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Args;
 
 use super::ConfigError;
-use super::size::Size;
 use crate::dispatch::Budget;
 use crate::model::kind::BackupKind;
 use crate::model::policy::{Policy, Rules};
@@ -54,7 +54,7 @@ pub struct ScheduleArgs {
         value_name = "SIZE",
         hide_short_help = true
     )]
-    drill_monthly_bytes: Option<Size>,
+    drill_monthly_bytes: Option<ByteSize>,
     /// A target whose last proof is older is overdue [default: once two slots of its drill schedule have passed]
     #[arg(long, env = "BACKUP_PROOF_MAX_AGE_DAYS", value_name = "DAYS", value_parser = days(), hide_short_help = true)]
     proof_max_age_days: Option<u32>,
@@ -146,7 +146,7 @@ impl ScheduleArgs {
     /// # Errors
     /// The time zone is none.
     pub fn budget(&self) -> Result<Option<Budget>, ConfigError> {
-        let Some(Size(bytes)) = self.drill_monthly_bytes else {
+        let Some(ByteSize(bytes)) = self.drill_monthly_bytes else {
             return Ok(None);
         };
         let zone =
