@@ -135,8 +135,9 @@ impl<'a> Working<'a> {
             self.warnings.extend(analyze(&self.to, progress).await);
             if let Some(facts) = self.facts {
                 progress.start_stage("apply the database's properties");
+                let facts = inspect::given_to(facts, &proven.plan.roles.mapped);
                 let warnings =
-                    inspect::apply_properties(&mut self.maintenance, &self.name, facts).await;
+                    inspect::apply_properties(&mut self.maintenance, &self.name, &facts).await;
                 self.warnings.extend(warnings);
             }
             Ok(Loaded {

@@ -141,6 +141,55 @@ fn missing_roles_are_mapped() {
     gone(&copy, &left);
 }
 
+/// The database itself is one of the things that a role owns, is granted, or has settings in.
+#[test]
+fn the_databases_own_roles_are_mapped() {
+    let server = Postgres::shared();
+    let database = server.create_database("owned");
+    let name = quoted(&database.name);
+    server.psql(
+        "postgres",
+        &format!(
+            "CREATE ROLE \"owned by\"; CREATE ROLE \"owned reads\"; CREATE ROLE owned_new; CREATE ROLE owned_reads; \
+             ALTER DATABASE {name} OWNER TO \"owned by\"; REVOKE CONNECT ON DATABASE {name} FROM PUBLIC; \
+             GRANT CONNECT ON DATABASE {name} TO \"owned reads\" WITH GRANT OPTION; \
+             ALTER ROLE \"owned reads\" IN DATABASE {name} SET work_mem TO '7MB'"
+        ),
+    );
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &database.url);
+    pgseal.ok(&["backup"]);
+    database.psql(&format!(
+        "ALTER DATABASE {name} OWNER TO postgres; DROP OWNED BY \"owned reads\"; DROP ROLE \"owned reads\"; DROP ROLE \"owned by\""
+    ));
+    let copy = server.name("owned_copy");
+    let restored = pgseal.json(&[
+        "restore",
+        "latest",
+        "--to",
+        &copy.url,
+        "--mode",
+        "new",
+        "--map-role",
+        "owned by=owned_new",
+        "--map-role",
+        "owned reads=owned_reads",
+    ]);
+    let told = restored["warnings"].to_string();
+    assert!(!told.contains("ALTER DATABASE"), "{told}");
+    assert!(!told.contains("not applied"), "{told}");
+    let facts = "SELECT pg_get_userbyid(datdba) || ' ' || has_database_privilege('owned_reads', oid, 'CONNECT WITH GRANT OPTION') \
+        FROM pg_database WHERE datname = current_database()";
+    assert_eq!(copy.psql(facts), "owned_new true");
+    let settings = "SELECT setrole::regrole || ' ' || array_to_string(setconfig, ' ') FROM pg_db_role_setting \
+        WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert_eq!(copy.psql(settings), "owned_reads work_mem=7MB");
+    for role in ["owned by", "owned reads"] {
+        assert!(!exists(role), "nothing names {role} any more");
+    }
+    gone(&copy, &["owned_new".to_owned(), "owned_reads".to_owned()]);
+}
+
 #[test]
 fn missing_roles_are_left_out() {
     let (database, pgseal, roles) = without_roles("skipped");

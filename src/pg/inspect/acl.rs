@@ -1,6 +1,9 @@
 //! Privileges on a database: read as the catalog writes them, given again as statements.
 
+use std::collections::BTreeMap;
+
 use super::database::identifier;
+use crate::model::manifest::DatabaseFacts;
 
 /// The privileges on a database, by the letters of the catalog.
 const PRIVILEGES: [(char, &str); 3] = [('C', "CREATE"), ('T', "TEMPORARY"), ('c', "CONNECT")];
@@ -35,6 +38,24 @@ pub(super) fn statements(
         }
     }
     Ok(statements)
+}
+
+/// What was recorded of a database, with other roles in the place of some: as owner, in privileges, and in settings.
+#[must_use]
+pub fn given_to(facts: &DatabaseFacts, roles: &BTreeMap<String, String>) -> DatabaseFacts {
+    let role = |old: &String| roles.get(old).unwrap_or(old).clone();
+    let mut facts = facts.clone();
+    facts.owner = role(&facts.owner);
+    for item in facts.acl.iter_mut().flatten() {
+        if let Some((Some(grantee), letters)) = read(item) {
+            *item = format!("{}={letters}/", identifier(&role(&grantee)));
+        }
+    }
+    for (old, settings) in std::mem::take(&mut facts.role_settings) {
+        let given = facts.role_settings.entry(role(&old)).or_default();
+        given.extend(settings);
+    }
+    facts
 }
 
 /// An `aclitem` as text, `grantee=letters/grantor`: the grantee, `None` for everybody, and the letters.
@@ -88,6 +109,12 @@ mod tests {
             Some((Some("a \"b\" c".to_owned()), "c"))
         );
         assert_eq!(read("nobody"), None);
+    }
+
+    #[test]
+    fn an_item_may_name_another_role() {
+        let item = format!("{}=C*c/", identifier("a \"b\""));
+        assert_eq!(read(&item), Some((Some("a \"b\"".to_owned()), "C*c")));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod swap;
 mod target;
 mod waiting;
 
+pub use acl::given_to;
 pub use answer::{ANSWER_TRIES, Backend, Relations, relations};
 pub use catalog_schema::catalog_schemas;
 pub use counts::{Compared, Depth, Table, compare_counts, count_rows, tables, uncounted};
