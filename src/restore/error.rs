@@ -226,6 +226,18 @@ pub enum RestoreError {
         #[source]
         source: PgError,
     },
+    /// The session that held the lock of the database was lost, and another backup or restore has it by now.
+    #[error(
+        "the restore was given up, because it lost the lock of the database; the target is as it was{}\nhint: start it again when the other one is done",
+        with_safety(safety.as_ref())
+    )]
+    LockLost {
+        /// The safety backup's name.
+        safety: Option<String>,
+        /// Who has it.
+        #[source]
+        source: PgError,
+    },
     /// Somebody asked for the end.
     #[error("the restore was interrupted; the target is as it was{}", with_safety(.0.as_ref()))]
     Interrupted(Option<String>),

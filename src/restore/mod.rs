@@ -39,7 +39,7 @@ use crate::model::kept::KeptRecord;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
-use crate::pg::inspect;
+use crate::pg::inspect::TargetLock;
 use crate::pg::{Client, Codec, Load, LoadMode, RowChecks, Wanted, dumped_by, one_line};
 use crate::progress::Progress;
 use crate::vault::{Entry, Fetched, Found, Limits, VaultError};
@@ -152,15 +152,11 @@ pub async fn run(
         .await;
     let proven = interruptible.ok_or(RestoreError::Interrupted(None))??;
     let database = proven.to.database().to_owned();
-    let lock = inspect::TargetLock::take(&proven.to)
+    let mut lock = TargetLock::take(&proven.to)
         .await
         .map_err(RestoreError::Prepare)?;
     let made = roles::make(&proven.to, &proven.plan).await?;
-    let restored = match proven.mode {
-        Mode::New => Box::pin(fresh::run(&proven, stages, progress, cancel)).await,
-        Mode::Swap => Box::pin(swap::run(&proven, stages, progress, cancel)).await,
-        Mode::InPlace => Box::pin(in_place::run(&proven, stages, progress, cancel)).await,
-    };
+    let restored = carry_out(&proven, lock.as_mut(), stages, progress, cancel).await;
     if restored.as_ref().is_err_and(|error| !error.is_late()) {
         made.undo(&proven.to).await;
     }
@@ -193,6 +189,41 @@ pub async fn run(
         kept,
         warnings,
     })
+}
+
+/// Carries it out, for as long as the lock is held: with a lock that another one has, it is interrupted where it can be.
+async fn carry_out(
+    proven: &Proven,
+    lock: Option<&mut TargetLock>,
+    stages: &Stages,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<Loaded, RestoreError> {
+    let cancel = &cancel.child_token();
+    let work = async {
+        match proven.mode {
+            Mode::New => fresh::run(proven, stages, progress, cancel).await,
+            Mode::Swap => swap::run(proven, stages, progress, cancel).await,
+            Mode::InPlace => in_place::run(proven, stages, progress, cancel).await,
+        }
+    };
+    let mut work = Box::pin(work);
+    let Some(lock) = lock else {
+        return work.await;
+    };
+    let source = tokio::select! {
+        restored = &mut work => return restored,
+        lost = lock.lost() => lost,
+    };
+    cancel.cancel();
+    match work.await {
+        Err(RestoreError::Interrupted(safety)) => Err(RestoreError::LockLost { safety, source }),
+        Err(error) if error.is_interruption() => Err(RestoreError::LockLost {
+            safety: None,
+            source,
+        }),
+        other => other,
+    }
 }
 
 /// Refuses a selection that the backup does not have, by its manifest alone.

@@ -14,15 +14,15 @@ use crate::harness::equality::{Content, assert_same};
 use crate::harness::link::Link;
 use crate::harness::postgres::{Database, Postgres};
 use crate::harness::s3::{Action, S3Server};
+use crate::harness::scale;
 use crate::harness::somebody::{Somebody, until};
 use crate::harness::watch::descendants;
-use crate::harness::{folder, scale};
 use crate::swap::Kept;
 
 /// One database on a server, a backup of it, and what has become of it since.
-struct Scene<'a> {
+pub(crate) struct Scene<'a> {
     server: &'a Postgres,
-    live: Database<'a>,
+    pub(crate) live: Database<'a>,
     /// Where mode `new` goes.
     beside: Database<'a>,
     backup: Content,
@@ -30,7 +30,7 @@ struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    fn new(server: &'a Postgres, pgseal: &mut Pgseal, prefix: &str) -> Self {
+    pub(crate) fn new(server: &'a Postgres, pgseal: &mut Pgseal, prefix: &str) -> Self {
         Self::of(server, server.create_database(prefix), pgseal)
     }
 
@@ -66,7 +66,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    fn restore(&self, pgseal: &Pgseal, mode: &str) -> Running {
+    pub(crate) fn restore(&self, pgseal: &Pgseal, mode: &str) -> Running {
         self.restore_by(pgseal, mode, self.server.port())
     }
 
@@ -82,7 +82,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The one invariant: the live database is what it was or what the backup is. `true`: the backup.
-    fn is_whole(&self, said: &str) -> bool {
+    pub(crate) fn is_whole(&self, said: &str) -> bool {
         let live = Content::of(self.server, &self.live.name);
         let is_backup = live.difference(&self.backup).is_none();
         let differs = live.difference(&self.damaged);
@@ -97,14 +97,14 @@ impl<'a> Scene<'a> {
     }
 
     /// What a restore that could clean up must not leave.
-    fn left(&self) -> Vec<String> {
+    pub(crate) fn left(&self) -> Vec<String> {
         let mut names = self.server.databases();
         names.retain(|name| name.starts_with(&format!("{}_", self.live.name)));
         names
     }
 
     /// Follows what the doctor says until nothing is left, and brings the damaged state back.
-    fn clear(&self, pgseal: &Pgseal, said: &str, is_backup: bool) {
+    pub(crate) fn clear(&self, pgseal: &Pgseal, said: &str, is_backup: bool) {
         let left = Kept(self.server, &self.live.name);
         let is_target = |name: &String| *name != self.beside.name;
         let names = || -> Vec<String> { left.names().into_iter().filter(is_target).collect() };
@@ -150,7 +150,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-fn doctor(pgseal: &Pgseal, database: &Database<'_>) -> Vec<Value> {
+pub(crate) fn doctor(pgseal: &Pgseal, database: &Database<'_>) -> Vec<Value> {
     let run = pgseal.run(&["doctor", &database.url, "--json"]);
     let findings: Value =
         serde_json::from_slice(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run}"));
@@ -560,72 +560,6 @@ fn a_load_that_fails_half_way_changes_nothing() {
         assert_eq!(scene.left(), Vec::<String>::new(), "{ended}");
         scene.clear(&pgseal, mode, false);
     }
-}
-
-/// Row 88: one restore at a time for a database, in every mode, and no rollback meanwhile.
-#[test]
-fn a_second_restore_of_the_same_database_is_refused() {
-    let server = Postgres::shared();
-    let mut pgseal = Pgseal::new();
-    let scene = Scene::new(server, &mut pgseal, "second");
-    let place = folder();
-    let (there, go) = (place.path().join("there"), place.path().join("go"));
-    let programs = clients(
-        None,
-        Some(&format!(
-            "case \"$*\" in *--dbname*) touch '{}'; while [ ! -e '{}' ]; do sleep 0.02; done;; esac; exec \"$REAL\" \"$@\"",
-            there.display(),
-            go.display()
-        )),
-    );
-    pgseal.with_clients(programs.path());
-    let first = scene.restore(&pgseal, "swap");
-    while !there.exists() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let kept = Kept(server, &scene.live.name);
-    let working = kept.names().remove(0);
-    for command in [
-        vec![
-            "restore",
-            "latest",
-            "--to",
-            &scene.live.url,
-            "--mode",
-            "swap",
-        ],
-        vec![
-            "restore",
-            "latest",
-            "--to",
-            &scene.live.url,
-            "--mode",
-            "in-place",
-        ],
-        vec!["rollback"],
-        vec!["kept", "drop", &working],
-        vec!["backup"],
-    ] {
-        let refused = pgseal.run(&command);
-        assert_ne!(refused.code, 0, "{refused}");
-        assert!(
-            refused
-                .stderr
-                .contains("another backup or restore of database"),
-            "{refused}"
-        );
-    }
-    let found = doctor(&pgseal, &scene.live);
-    assert!(
-        found.iter().any(|line| line["severity"] == "ok"
-            && line["found"].as_str().unwrap().contains("is being filled")),
-        "{found:?}"
-    );
-    std::fs::write(&go, "").unwrap();
-    let ended = first.wait();
-    assert_eq!(ended.code, 0, "{ended}");
-    assert!(scene.is_whole("first"));
-    scene.clear(&pgseal, "second", true);
 }
 
 /// Row 119: the view that keeps a table from being dropped, and doubled it elsewhere: in place nothing is changed, by a swap

@@ -58,6 +58,7 @@ mod notify_outbox;
 mod pickle;
 mod planning;
 mod queue;
+mod restore_lock;
 mod restore_redis;
 mod restore_surroundings;
 mod retention;

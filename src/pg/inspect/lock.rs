@@ -4,16 +4,26 @@
 //! taken in database `postgres` (else `template1`), keyed by the target's name. The key names the server too, by
 //! being on it.
 
+use std::time::Duration;
+
 use sqlx::Row as _;
 
+use super::answer::Backend;
 use super::preflight::require_unpooled;
 use super::session::Session;
 use crate::model::connection::Connection;
 use crate::pg::error::PgError;
 
+/// So often the lock is asked for while it is held, and so long the answer may take.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
+
 /// Held while a backup or restore of a database runs; released when it is dropped or its connection ends.
 pub struct TargetLock {
     session: Session,
+    /// The server's process of `session`, which may hold the lock on when the connection is lost.
+    backend: Backend,
+    target: Connection,
 }
 
 impl TargetLock {
@@ -28,26 +38,65 @@ impl TargetLock {
         };
         // A pooler would keep the lock in a session that nobody ends, and every later backup would find it taken.
         require_unpooled(&mut session).await?;
+        let backend = Backend::of(&mut session).await?;
+        let mut lock = Self {
+            session,
+            backend,
+            target: target.clone(),
+        };
+        lock.claim().await?;
+        Ok(Some(lock))
+    }
+
+    async fn claim(&mut self) -> Result<(), PgError> {
         let doing = "take the lock of the database";
-        let query = |source| PgError::Query { doing, source };
         // Two keys of 32 bits: one that is ours alone ("pgse"), one of the database's name.
         let sql = "SELECT pg_catalog.pg_try_advisory_lock(1885827941, pg_catalog.hashtext($1))";
-        let row = sqlx::query(sql)
+        let taken: Result<bool, _> = sqlx::query_scalar(sql)
             .persistent(false)
-            .bind(target.database())
-            .fetch_one(&mut session.inner)
+            .bind(self.target.database())
+            .fetch_one(&mut self.session.inner)
             .await;
-        if row
-            .and_then(|row| row.try_get::<bool, _>(0))
-            .map_err(query)?
-        {
-            return Ok(Some(Self { session }));
+        if taken.map_err(|source| PgError::Query { doing, source })? {
+            return Ok(());
         }
-        let pid = holder(&mut session, target.database()).await?;
+        let pid = holder(&mut self.session, self.target.database()).await?;
         Err(PgError::Busy {
-            database: target.database().to_owned(),
+            database: self.target.database().to_owned(),
             pid: pid.unwrap_or(0),
         })
+    }
+
+    /// Waits until another backup or restore has the lock, which is the error: where its session is lost, by a server
+    /// that was started anew or a person who ends sessions, the lock is taken again.
+    pub async fn lost(&mut self) -> PgError {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let answer = self.session.value::<i32>("keep the lock", "SELECT 1");
+            if matches!(tokio::time::timeout(ANSWER_WAIT, answer).await, Ok(Ok(_))) {
+                continue;
+            }
+            match self.take_again().await {
+                Ok(()) => {
+                    let database = self.target.database();
+                    tracing::warn!(
+                        database,
+                        "The session that held the lock was lost; the lock is taken again"
+                    );
+                }
+                Err(busy @ PgError::Busy { .. }) => return busy,
+                // Whoever else wants it meets the same server.
+                Err(error) => tracing::debug!(%error, "the lock cannot be taken again yet"),
+            }
+        }
+    }
+
+    async fn take_again(&mut self) -> Result<(), PgError> {
+        let mut session = maintenance_session(&self.target).await?;
+        self.backend.end(&mut session).await?;
+        self.backend = Backend::of(&mut session).await?;
+        self.session = session;
+        self.claim().await
     }
 
     /// Gives the lock back.
