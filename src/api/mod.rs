@@ -70,8 +70,10 @@ pub struct Parts {
 /// A configured target.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its database's name, by which restores are confirmed.
+    /// Its database's name.
     pub database: String,
+    /// What restores into it are confirmed by: the database's name, behind the target's where several databases have it.
+    pub confirmed_by: String,
     /// Where it is; plans look at it, and change nothing.
     pub connection: Connection,
 }

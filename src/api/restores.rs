@@ -49,7 +49,7 @@ pub(super) struct RestoreBody {
     /// Only say what would be done
     #[serde(default)]
     plan: bool,
-    /// The name of the target's database; a restore without a safety backup, or into another target than the backup's, always needs it
+    /// The name of the target's database, as TARGET/DATABASE where several targets' databases have it; a restore without a safety backup, or into another target than the backup's, always needs it
     confirm: Option<String>,
     /// Whether the target is backed up first
     #[serde(default)]
@@ -150,7 +150,7 @@ enum SafetyWord {
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RollbackBody {
-    /// The name of the target's database, where restores have to be confirmed
+    /// The name of the target's database, as TARGET/DATABASE where several targets' databases have it, where restores have to be confirmed
     confirm: Option<String>,
 }
 
@@ -294,14 +294,14 @@ fn require_confirmed(
     let is_needed = needs_confirmation(api, safety, crossing);
     let refused = |code, detail| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
     match confirm {
-        Some(name) if name == target.database => Ok(()),
+        Some(name) if name == target.confirmed_by => Ok(()),
         Some(_) => refused(
             "confirmation_wrong",
-            "confirm is not the name of the target's database.",
+            "confirm is not the name of the target's database; where several targets' databases have it, it is TARGET/DATABASE.",
         ),
         None if is_needed => refused(
             "confirmation_required",
-            "This restore has to be confirmed: confirm is the name of the target's database.",
+            "This restore has to be confirmed: confirm is the name of the target's database; where several targets' databases have it, it is TARGET/DATABASE.",
         ),
         None => Ok(()),
     }
@@ -366,7 +366,7 @@ async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestoreP
         mode: body.mode,
         safety: body.safety,
         confirm: needs_confirmation(api, body.safety, crossing(name, &row))
-            .then(|| target.database.clone()),
+            .then(|| target.confirmed_by.clone()),
         source_database: manifest.database.name,
         source_server_version: manifest.versions.server,
         snapshot_at: manifest.started_at,

@@ -68,7 +68,7 @@ struct RestoreArgs {
     /// Make no safety backup first: for a database that cannot be dumped any more
     #[arg(long)]
     no_safety_backup: bool,
-    /// The name of the database that is replaced: --no-safety-backup wants it typed
+    /// The name of the database that is replaced (TARGET/DATABASE where targets share it): --no-safety-backup wants it typed
     #[arg(long, value_name = "DATABASE", allow_hyphen_values = true)]
     confirm: Option<String>,
     #[command(flatten)]
@@ -145,8 +145,8 @@ impl RestoreArgs {
         };
         if self.no_safety_backup && self.mode != ModeArg::New {
             let name = TargetName::parse(&target).unwrap_or_default();
-            let database = context.settings.targets()?.connection(&name)?;
-            require_typed(self.confirm.as_deref(), database.database())?;
+            let wanted = context.settings.targets()?.confirmed_by(&name)?;
+            require_typed(self.confirm.as_deref(), &wanted)?;
         }
         let wanted = RestoreWanted {
             backup_id: self.backup_id,

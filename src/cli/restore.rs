@@ -50,7 +50,7 @@ pub(super) struct RestoreArgs {
     /// Do not back the target up before it is replaced
     #[arg(long)]
     no_safety_backup: bool,
-    /// The name of the database that is replaced: --no-safety-backup wants it typed
+    /// The name of the database that is replaced (TARGET/DATABASE where targets share it): --no-safety-backup wants it typed
     #[arg(long, value_name = "DATABASE", allow_hyphen_values = true)]
     confirm: Option<String>,
     #[command(flatten)]
@@ -122,7 +122,8 @@ impl RestoreArgs {
             };
         }
         if self.no_safety_backup && self.mode != ModeArg::New {
-            require_typed(self.confirm.as_deref(), to.database())?;
+            let wanted = self.confirmed_by(&context.settings, &to)?;
+            require_typed(self.confirm.as_deref(), &wanted)?;
         }
         let request = RestoreRequest {
             found: found?,
@@ -210,6 +211,13 @@ impl RestoreArgs {
         })
     }
 
+    fn confirmed_by(&self, settings: &Settings, to: &Connection) -> anyhow::Result<String> {
+        Ok(match TargetName::parse(&self.to) {
+            Ok(target) => settings.targets()?.confirmed_by(&target)?,
+            Err(_) => to.database().to_owned(),
+        })
+    }
+
     const fn way(&self) -> Way {
         match self.mode {
             ModeArg::Auto => Way::Auto,
@@ -239,14 +247,14 @@ impl RestoreArgs {
 }
 
 /// Without a safety backup a slip of the hand is for good, so that the name is typed once more.
-pub(super) fn require_typed(typed: Option<&str>, database: &str) -> Result<(), UsageError> {
+pub(super) fn require_typed(typed: Option<&str>, wanted: &str) -> Result<(), UsageError> {
     let said = match typed {
-        Some(typed) if typed == database => return Ok(()),
-        Some(typed) => format!("--confirm says {typed}, and the database is {database}"),
-        None => format!("--no-safety-backup replaces {database} with nothing to go back to"),
+        Some(typed) if typed == wanted => return Ok(()),
+        Some(typed) => format!("--confirm says {typed}, and this replaces {wanted}"),
+        None => format!("--no-safety-backup replaces {wanted} with nothing to go back to"),
     };
     Err(UsageError(format!(
-        "{said}\nhint: leave --no-safety-backup out, or say --confirm with the database's name"
+        "{said}\nhint: leave --no-safety-backup out, or say --confirm {wanted}"
     )))
 }
 

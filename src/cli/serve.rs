@@ -8,7 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::service::{Service, drills, timetables};
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
-use crate::config::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs};
+use crate::config::{
+    AlgorithmArg, ApiArgs, ConfigError, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs,
+};
+use crate::model::connection::Connection;
+use crate::model::target::TargetName;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -53,18 +57,17 @@ impl ServeArgs {
         context.settings.require_named_store()?;
         let tokens = Tokens::new(rules(&self.tokens), self.tokens.key()?.expose_secret())?;
         let configured = context.settings.targets()?;
-        let targets = configured.connections()?;
-        let targets = targets.into_iter().map(|(name, connection)| {
-            let database = connection.database().to_owned();
-            (
-                name,
-                Target {
-                    database,
-                    connection,
-                },
-            )
-        });
-        let targets = targets.collect();
+        let named = |(name, connection): (TargetName, Connection)| {
+            let confirmed_by = configured.confirmed_by(&name)?;
+            let target = Target {
+                database: connection.database().to_owned(),
+                confirmed_by,
+                connection,
+            };
+            Ok((name, target))
+        };
+        let targets = configured.connections()?.into_iter().map(named);
+        let targets = targets.collect::<Result<_, ConfigError>>()?;
         let service = Service::open(&self.queue).await?;
         let parts = Parts {
             dispatch: service.dispatch,

@@ -135,6 +135,25 @@ impl Targets {
         self.sources.keys().map(pair).collect()
     }
 
+    /// What a restore into a target is confirmed by: its database's name; where another target's database is called the same,
+    /// behind the target's own, as `staging/shop`.
+    ///
+    /// # Errors
+    /// As [`Targets::connection`].
+    pub fn confirmed_by(&self, name: &TargetName) -> Result<String, ConfigError> {
+        let connection = self.connection(name)?;
+        let database = connection.database();
+        let is_alike = |other: &TargetName| {
+            let connection = self.connection(other);
+            other != name && connection.is_ok_and(|other| other.database() == database)
+        };
+        Ok(if self.sources.keys().any(is_alike) {
+            format!("{name}/{database}")
+        } else {
+            database.to_owned()
+        })
+    }
+
     /// The names of all targets: `default` where none is configured, which is how those call it who only ask others.
     #[must_use]
     pub fn names(&self) -> Vec<TargetName> {

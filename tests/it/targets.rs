@@ -299,6 +299,60 @@ fn a_bad_file_is_refused_by_its_line_and_without_its_secrets() {
     }
 }
 
+/// Row 84: two targets may have databases of one name, on two servers: what confirms a restore into one is not what confirms it
+/// into the other.
+#[test]
+fn databases_of_one_name_are_confirmed_with_their_targets() {
+    let server = Postgres::shared();
+    let mut service = Service::start();
+    let name = service.database.name.clone();
+    let before = Content::of(server, &name);
+    let twin = format!("postgres://nobody:dummy@127.0.0.1:1/{name}");
+    with_targets(
+        &mut service.pgseal,
+        &format!("[targets.twin]\nurl = \"{twin}\"\n"),
+    );
+    let api = Api::of(service);
+    let pgseal = &api.service.pgseal;
+    pgseal.ok(&["backup", "--target", "default"]);
+    let replace = ["restore", "latest", "--no-safety-backup", "--mode"];
+    for (to, confirm) in [("default", &*name), ("twin", &*name)] {
+        let more = ["swap", "--to", to, "--confirm", confirm];
+        let refused = pgseal.fails(2, &[&replace[..], &more].concat());
+        let wanted = format!("--confirm {to}/{name}");
+        assert!(refused.contains(&wanted), "{refused}");
+    }
+    let made = api.json(
+        202,
+        "POST",
+        "/api/admin/backups",
+        r#"{"target": "default"}"#,
+    );
+    api.service.burst();
+    let restore = format!("/api/admin/backups/{}/restore", made["id"]);
+    let plan = api.json(200, "POST", &restore, r#"{"plan": true, "safety": "skip"}"#);
+    let confirm = format!("default/{name}");
+    assert_eq!(plan["confirm"], confirm.as_str());
+    for wrong in [&*name, &format!("twin/{name}")] {
+        let body = format!(r#"{{"safety": "skip", "confirm": "{wrong}"}}"#);
+        api.problem(422, "confirmation_wrong", ("POST", &restore, &body));
+    }
+    assert_same(&before, &Content::of(server, &name));
+    let database = &api.service.database;
+    database.psql("DELETE FROM events");
+    let more = [
+        "in-place",
+        "--target",
+        "default",
+        "--to",
+        "default",
+        "--confirm",
+        &confirm,
+    ];
+    pgseal.ok(&[&replace[..], &more].concat());
+    assert_same(&before, &Content::of(server, &name));
+}
+
 /// Over the API each configured target is backed up and restored by its name, and confirmed by its own database's; the doctor
 /// looks at all of them.
 #[test]
