@@ -25,6 +25,11 @@ pub fn drill_of_command() -> JobId {
     JobId::parse(&format!("{OF_COMMAND}{random}")).unwrap_or(random)
 }
 
+/// A drill whose worker was killed, or that came to no verdict, is tried once more: what it fetches then has to fit into the
+/// month as well.
+const DRILL_RETRIES: u32 = 1;
+const DRILL_PAUSE_SECONDS: u32 = 30;
+
 /// So many slots without a proof are too many: one drill may meet a server that is away.
 const SLOTS_WITHOUT_PROOF: usize = 2;
 
@@ -301,6 +306,7 @@ impl Dispatch {
         let new = NewJob {
             timeout: lifetime(self.time_limit),
             result_ttl: Some(RESULT_TTL),
+            retries: Some((DRILL_RETRIES, vec![DRILL_PAUSE_SECONDS])),
             ..NewJob::new(job, self.queue_name.clone(), call)
         };
         let ensured = tokio::time::timeout(super::ENQUEUE_WITHIN, self.queue.ensure(&new, now));

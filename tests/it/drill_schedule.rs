@@ -283,9 +283,23 @@ fn a_drill_that_dies_counts_and_one_that_fetched_nothing_does_not() {
     assert_eq!(service.catalog.psql(counted), "t");
     assert_eq!(drills(&service), "1 open");
 
+    // Its slot is not lost: once its silence is noticed, the backup is fetched once more, which counts as well.
     service.pgseal.unset("BACKUP_PG_BINDIRS");
+    let job = service.catalog.psql("SELECT job_id FROM pgseal.drills");
+    service.ask(&["ZADD", "rq:wip:backups", "XX", "1", &job]);
+    service.ask(&["DEL", "rq:worker:dies"]);
+    let worker = service.worker("another");
+    until("another try", || service.job_status(&job) == "scheduled");
+    service.ask(&["ZADD", "rq:scheduled:backups", "XX", "1", &job]);
+    until("the drill", || drills(&service) == "1 open, 1 PROVEN");
+    Service::end(worker);
+    assert_eq!(service.catalog.psql(&counted.replace("min(", "sum(")), "t");
+
     service.catalog.psql("DELETE FROM pgseal.drills");
     service.catalog.psql("DELETE FROM pgseal.schedule_slots");
+    service.catalog.psql(
+        "UPDATE pgseal.backups SET proof = 'unproven', proof_at = NULL, proof_seconds = NULL",
+    );
     service.ask(&["FLUSHALL"]);
     service.pgseal.set(
         "BACKUP_DRILL_DATABASE_URL",
