@@ -155,6 +155,8 @@ impl Vault {
         let was_there = copying.dump().await.map_err(named)?;
         copying.manifest(was_there).await.map_err(named)?;
         copying.proof().await;
+        self.copy_marks(&copying.to.store, copying.manifest.uid)
+            .await;
         Ok(Copied {
             name: name.clone(),
             key: key.clone(),

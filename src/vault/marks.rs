@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{Vault, VaultError};
 use crate::model::ids::Uid;
+use crate::store::{Store, StoreError};
 
 /// What is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +38,17 @@ pub struct Marks {
 }
 
 impl Vault {
-    /// Marks a backup. One that is marked already stays so.
+    /// Marks a backup. One that is marked already stays so. Its second copy is marked as well, where that can be.
     ///
     /// # Errors
     /// The store fails.
     pub async fn mark(&self, mark: Mark, uid: Uid) -> Result<(), VaultError> {
         let key = self.layout.mark_key(mark.word(), &uid);
         self.store.put(&key, Some(uid), Bytes::new()).await?;
+        if let Some(second) = &self.second {
+            let put = second.in_haste().put(&key, Some(uid), Bytes::new()).await;
+            said_of_second(put.map(drop), mark);
+        }
         Ok(())
     }
 
@@ -54,7 +59,25 @@ impl Vault {
     pub async fn unmark(&self, mark: Mark, uid: Uid) -> Result<(), VaultError> {
         let key = self.layout.mark_key(mark.word(), &uid);
         self.store.delete(&key).await?;
+        if let Some(second) = &self.second {
+            said_of_second(second.in_haste().delete(&key).await.map(drop), mark);
+        }
         Ok(())
+    }
+
+    /// Puts the marks of a backup that is copied beside its copy. Backups are copied when they are new, so that there rarely is
+    /// one.
+    pub(super) async fn copy_marks(&self, second: &Store, uid: Uid) {
+        for mark in [Mark::Accepted, Mark::Released] {
+            let key = self.layout.mark_key(mark.word(), &uid);
+            let copied = async {
+                if self.store.head(&key).await?.is_some() {
+                    second.put(&key, Some(uid), Bytes::new()).await?;
+                }
+                Ok(())
+            };
+            said_of_second(copied.await, mark);
+        }
     }
 
     /// Every mark.
@@ -78,5 +101,13 @@ impl Vault {
             };
         }
         Ok(marks)
+    }
+}
+
+/// The first store's marks are what counts; the second one's are for the day when it takes the first one's place.
+fn said_of_second(done: Result<(), StoreError>, mark: Mark) {
+    if let Err(error) = done {
+        let mark = mark.word();
+        tracing::warn!(%error, mark, "A mark is not as it should be in the second store");
     }
 }

@@ -122,6 +122,45 @@ fn a_backup_is_copied_to_the_byte_and_only_once() {
     assert!(!said.contains("second"), "{said}");
 }
 
+/// What somebody said about a backup is beside both copies, whichever came first.
+#[test]
+fn marks_are_beside_both_copies() {
+    let (first, second) = (S3Server::start(), S3Server::start());
+    let mut pgseal = first.pgseal();
+    let server = Postgres::shared();
+    let source = server.database_from("marked_copies", &fixture("bulk.sql"), &["rows=100"]);
+    pgseal.set("DATABASE_URL", &source.url);
+    pgseal.ok(&["backup"]);
+    let safety = |pgseal: &Pgseal| {
+        let restore = [
+            "restore",
+            "latest",
+            "--to",
+            &source.url,
+            "--mode",
+            "in-place",
+        ];
+        let restored = pgseal.json(&restore);
+        restored["safety_backup"].as_str().unwrap().to_owned()
+    };
+    pgseal.ok(&["release", &safety(&pgseal)]);
+    second.set_up_copy(&mut pgseal);
+    pgseal.ok(&["copy", "--all"]);
+    assert_eq!(first.objects(), second.objects());
+    let later = safety(&pgseal);
+    pgseal.ok(&["copy", &later]);
+    pgseal.ok(&["release", &later]);
+    assert_eq!(first.objects(), second.objects());
+    let marks = |server: &S3Server| {
+        let objects = server.objects();
+        objects
+            .iter()
+            .filter(|key| key.contains("released_"))
+            .count()
+    };
+    assert_eq!((marks(&first), marks(&second)), (2, 2));
+}
+
 #[test]
 fn a_backup_copies_itself_and_stays_complete_where_that_fails() {
     let (first, second) = (S3Server::start(), S3Server::start());
