@@ -28,6 +28,7 @@ pub use drill::{DrillRequest, Drilled, drill};
 pub use error::{Difference, RestoreError};
 pub use kept::{KeptError, drop_kept, drop_older, list_kept};
 pub use rollback::{RollbackError, RolledBack, rollback};
+pub use safety::with_a_store_that_answers;
 pub use select::{NotPicked, Selection};
 use target::Target;
 

@@ -12,7 +12,7 @@ use crate::model::explanation::explain;
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
 use crate::progress::Progress;
-use crate::vault::{Entry, Selector, VaultError};
+use crate::vault::{Entry, Selector, VaultError, Which};
 
 /// A restore follows its safety backup at once, unless no worker is free or the target is busy.
 const RECENT: Duration = Duration::minutes(15);
@@ -45,12 +45,12 @@ async fn is_recent(
     proven: &Proven,
     stages: &Stages,
 ) -> Result<bool, RestoreError> {
-    let found = stages.vault.find(&Selector::Key(key.clone())).await;
-    let entry = found.map_err(|source| RestoreError::SafetyUnproved {
+    let found = stages.vault.find_either(&Selector::Key(key.clone())).await;
+    let found = found.map_err(|source| RestoreError::SafetyUnproved {
         name: key.backup_name().unwrap_or(key.as_str()).to_owned(),
         source,
     })?;
-    let Entry::Complete(manifest) = entry else {
+    let Entry::Complete(manifest) = found.entry else {
         // What is wrong with it is said when it is proved.
         return Ok(true);
     };
@@ -77,7 +77,7 @@ async fn safety_backup(
         exclude_table_data: Vec::new(),
         requested: None,
     };
-    let stages = &with_a_store_that_answers(stages).await;
+    let (stages, _) = &with_a_store_that_answers(stages).await;
     let made = backup::run_locked(stages, &request, Vec::new(), progress, cancel).await;
     let manifest = made.map_err(RestoreError::Safety)?;
     let key = ObjectKey::parse(&manifest.object_key).map_err(|_| RestoreError::SafetyUnproved {
@@ -87,11 +87,12 @@ async fn safety_backup(
     proved(stages, &key, manifest.name, proven, progress, cancel).await
 }
 
-/// On the day when the first store is down, what is replaced is saved in the second.
-async fn with_a_store_that_answers(stages: &Stages) -> Stages {
+/// What a safety backup is made with, and in which store: on the day when the first one is down, what is replaced is saved
+/// in the second.
+pub async fn with_a_store_that_answers(stages: &Stages) -> (Stages, Which) {
     let mut stages = stages.clone();
     let Some(second) = stages.vault.second() else {
-        return stages;
+        return (stages, Which::First);
     };
     let first = stages.vault.store.in_haste();
     if let Err(error) = first.check_bucket().await {
@@ -102,9 +103,10 @@ async fn with_a_store_that_answers(stages: &Stages) -> Stages {
                 second.store.describe()
             );
             stages.vault = second;
+            return (stages, Which::Second);
         }
     }
-    stages
+    (stages, Which::First)
 }
 
 /// The safety backup's name, once it is proved that it could be restored.
@@ -133,8 +135,11 @@ async fn verify(
     progress: &Arc<Progress>,
 ) -> Result<(), VaultError> {
     // Found again by its key: what is verified is what the store has, not what this process remembers.
-    let entry = stages.vault.find(&Selector::Key(key.clone())).await?;
-    let fetched = stages.vault.fetch(entry, progress).await?;
+    let found = stages
+        .vault
+        .find_either(&Selector::Key(key.clone()))
+        .await?;
+    let fetched = stages.vault.fetch_either(found, progress).await?;
     stages
         .vault
         .verify(&fetched, &stages.clients, proven.limits, progress)

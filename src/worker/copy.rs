@@ -9,6 +9,7 @@ use super::{Stop, Worker};
 use crate::catalog::{Again, Health};
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
+use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::progress::Progress;
 use crate::queue::consumer::Taken;
@@ -110,9 +111,12 @@ impl Worker {
             VaultError::SealedDigest { .. } | VaultError::Replaced { .. } => Health::Corrupt,
             _ => return,
         };
-        let reason = explain(error);
+        self.record_health(id, health, &explain(error)).await;
+    }
+
+    async fn record_health(&self, id: BackupId, health: Health, reason: &str) {
         let catalog = &self.dispatch.catalog;
-        if let Err(error) = catalog.mark_health(id, health, Some(&reason)).await {
+        if let Err(error) = catalog.mark_health(id, health, Some(reason)).await {
             tracing::warn!(%error, backup.id = %id, reason, "Nobody could write down that a backup is damaged");
         }
     }
@@ -135,6 +139,19 @@ impl Worker {
             tracing::warn!(%error, backup.id = %id, reason, "Nobody could write down that a backup has no copy");
         }
         tracing::warn!(backup.id = %id, reason, "Backup has no second copy");
+    }
+
+    /// Records a safety backup that was made in the second store, because the first could not be used: there it is read to its
+    /// end, and in the first one it is not.
+    pub(super) async fn is_in_second_alone(&self, id: BackupId, manifest: &Manifest) {
+        let Ok(key) = ObjectKey::parse(&manifest.object_key) else {
+            return;
+        };
+        let of_second = self.look_at_second(id, &key).await.unwrap_or_default();
+        let reason = format!(
+            "it was made in the second store, because the first one could not be used\n{of_second}"
+        );
+        self.record_health(id, Health::Lost, &reason).await;
     }
 
     /// Where a backup's first copy was found damaged, or gone: whether the second one is whole, in words for whoever reads

@@ -28,7 +28,7 @@ use crate::restore::plan::{PlanId, Way, Wishes};
 use crate::restore::{
     self, LOCK_WAIT_DEFAULT, Mode, RestoreError, RestoreRequest, Restored, Safety,
 };
-use crate::vault::{Limits, Selector, VaultError};
+use crate::vault::{Limits, Selector, VaultError, Which};
 
 /// A job whose target is busy is looked at again after so long.
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
@@ -118,6 +118,10 @@ impl Worker {
             Ok(target) => target,
             Err(text) => return self.failed(taken, &lease, "prepare", text).await,
         };
+        let (stages, made_in) = match row.kind {
+            BackupKind::PreRestore => restore::with_a_store_that_answers(&stages).await,
+            _ => (stages, Which::First),
+        };
         let request = backup_request(connection, &row, &lease);
         let progress = Arc::new(Progress::default());
         let running = Running {
@@ -133,7 +137,7 @@ impl Worker {
         let stage = progress.read().stage;
         match supervised {
             Supervised::Done(Ok(manifest)) | Supervised::Ended(_, Some(Ok(manifest))) => {
-                self.backup_made(id, &lease, &manifest).await
+                self.backup_made(id, &lease, &manifest, made_in).await
             }
             Supervised::Done(Err(error)) => {
                 self.failed(taken, &lease, &stage, explain(&error)).await
@@ -195,7 +199,13 @@ impl Worker {
     }
 
     /// The backup exists; what remains is to say so.
-    async fn backup_made(&self, id: BackupId, lease: &Lease, manifest: &Manifest) -> Ending {
+    async fn backup_made(
+        &self,
+        id: BackupId,
+        lease: &Lease,
+        manifest: &Manifest,
+        made_in: Which,
+    ) -> Ending {
         let told = self
             .until_told(lease, async || {
                 self.dispatch.catalog.complete_backup(lease, manifest).await
@@ -207,11 +217,14 @@ impl Worker {
                 tracing::info!(backup.id = %id, backup.name = manifest.name, plain_bytes = manifest.plain_bytes,
                     sealed_bytes = manifest.sealed_bytes, tables = manifest.tables.len(), rows = manifest.row_count(),
                     "Backup is complete");
-                self.after_backup(id, manifest).await;
+                match made_in {
+                    Which::First => self.after_backup(id, manifest).await,
+                    Which::Second => self.is_in_second_alone(id, manifest).await,
+                }
                 Ending::Success(backup_value(id, manifest))
             }
             Some(Ended::Lost) => {
-                self.take_back_without_dump(manifest).await;
+                self.take_back_without_dump(manifest, made_in).await;
                 Ending::Lost
             }
             None => {
@@ -224,8 +237,8 @@ impl Worker {
 
     /// Who settled the row meanwhile may have taken this backup's dump for that of a dead worker; its manifest is then no
     /// backup's. Otherwise it is a backup, whoever has the row.
-    async fn take_back_without_dump(&self, manifest: &Manifest) {
-        let vault = &self.stages.vault;
+    async fn take_back_without_dump(&self, manifest: &Manifest, made_in: Which) {
+        let vault = self.stages.vault.with(made_in);
         let Ok(key) = ObjectKey::parse(&manifest.object_key) else {
             return;
         };

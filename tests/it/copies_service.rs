@@ -215,6 +215,50 @@ fn a_restore_takes_the_second_copy_and_records_it() {
     assert!(refused.stderr.contains("CORRUPT"), "{refused}");
 }
 
+/// The worst day: the first store is down, and a restore is asked for. What is replaced is saved in the second one, and can be
+/// brought back from there.
+#[test]
+fn with_the_first_store_down_a_restore_saves_into_the_second() {
+    let (service, first, second) = with_two_stores();
+    let id = replicated(&service);
+    let server = Postgres::shared();
+    let backup = Content::of(server, &service.database.name);
+    service.database.psql("DELETE FROM events");
+    let damaged = Content::of(server, &service.database.name);
+    let before = first.objects();
+    first.hook(|_| Action::Answer(503, "<Error><Code>SlowDown</Code></Error>"));
+
+    let asked = service
+        .pgseal
+        .json(&["enqueue", "restore", &id.to_string(), "--mode", "in-place"]);
+    service.burst();
+    let restore = asked["restore_id"].as_i64().unwrap();
+    assert_eq!(service.restore(restore, "status"), "completed");
+    assert_same(&backup, &Content::of(server, &service.database.name));
+    let safety: i64 = service
+        .restore(restore, "safety_backup_id")
+        .parse()
+        .unwrap();
+    let facts = "status || ' ' || health || ' ' || copy_state || ' ' || kind";
+    assert_eq!(
+        service.backup(safety, facts),
+        "completed lost confirmed pre_restore"
+    );
+    let reason = service.backup(safety, "health_reason");
+    assert!(reason.contains("made in the second store"), "{reason}");
+    let key = service.backup(safety, "object_key");
+    assert!(second.objects().contains(&key));
+    assert_eq!(first.objects(), before);
+
+    // The first store is there again, without it: it is still the way back.
+    first.hook(|_| Action::Pass);
+    let api = Api::of(service);
+    let undo = format!("/api/admin/backups/restores/{restore}/rollback");
+    api.json(202, "POST", &undo, "");
+    api.service.burst();
+    assert_same(&damaged, &Content::of(server, &api.service.database.name));
+}
+
 /// Who reads a first copy to copy it finds out that it is damaged.
 #[test]
 fn a_copy_finds_out_that_the_first_one_is_damaged() {
