@@ -178,7 +178,7 @@ pub(super) async fn list(
     let count = move || async move { counting.count_backups(&of).await };
     let total = api.backup_totals.get_at_once(filter.clone(), count).await?;
     let rows = catalog.backups(&filter, slice).await?;
-    let items = rows.into_iter().map(BackupRecord::from).collect();
+    let items = rows.into_iter().map(|row| api.record(row)).collect();
     let link = |page| params.link(&filter, page);
     Ok(Json(Page::new(items, params.paging(), total, link)))
 }
@@ -281,7 +281,7 @@ pub(super) async fn create(
     api.forget_totals().await;
     let location = format!("/api/admin/backups/{}", row.id);
     let location = [(header::LOCATION, location)];
-    Ok((StatusCode::ACCEPTED, location, Json(row.into())))
+    Ok((StatusCode::ACCEPTED, location, Json(api.record(row))))
 }
 
 /// The target that is meant.
@@ -347,7 +347,7 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     Id(id): Id<BackupId>,
 ) -> Result<Json<BackupRecord>, Problem> {
-    Ok(Json(row(&api, id).await?.into()))
+    Ok(Json(api.record(row(&api, id).await?)))
 }
 
 pub(super) async fn row(api: &Api, id: BackupId) -> Result<BackupRow, Problem> {
@@ -513,7 +513,7 @@ pub(super) async fn accept(
         Ok(())
     };
     audited(&api, &act, task, work).await?;
-    Ok(Json(row(&api, id).await?.into()))
+    Ok(Json(api.record(row(&api, id).await?)))
 }
 
 /// End a backup's job
@@ -532,7 +532,7 @@ pub(super) async fn cancel(
 ) -> Result<(StatusCode, Json<BackupRecord>), Problem> {
     let task = Task::Backup(id);
     cancelled(&api, &asking, task, "backup.cancel").await?;
-    Ok((StatusCode::ACCEPTED, Json(row(&api, id).await?.into())))
+    Ok((StatusCode::ACCEPTED, Json(api.record(row(&api, id).await?))))
 }
 
 /// Cancels a job of either kind.

@@ -43,10 +43,11 @@ pub use router::OPEN;
 pub use serve::serve;
 
 use self::problem::Problem;
-use crate::catalog::{BackupFilter, RestoreFilter};
+use crate::catalog::{BackupFilter, BackupRow, RestoreFilter};
 use crate::dispatch::{Dispatch, Drills, Timetable};
 use crate::model::connection::Connection;
 use crate::model::target::TargetName;
+use crate::store::Store;
 use crate::vault::Vault;
 
 /// What the API is made of.
@@ -127,6 +128,12 @@ impl Api {
             ending,
             parts,
         }
+    }
+
+    /// What is told of a backup.
+    fn record(&self, row: BackupRow) -> records::BackupRecord {
+        let second = self.parts.vault.second.as_ref().map(Store::describe);
+        records::BackupRecord::of(row, second.as_deref())
     }
 
     /// The target of this name. Only what is configured can be backed up or restored into.

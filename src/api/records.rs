@@ -212,9 +212,10 @@ impl<T> Page<T> {
     }
 }
 
-impl From<BackupRow> for BackupRecord {
-    fn from(row: BackupRow) -> Self {
-        let replicated = row.is_replicated();
+impl BackupRecord {
+    /// As it is known, where `second` is the second store; `None`: there is none.
+    pub(super) fn of(row: BackupRow, second: Option<&str>) -> Self {
+        let replicated = row.is_replicated(second);
         let name = row
             .object_key
             .as_deref()

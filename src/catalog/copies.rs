@@ -59,6 +59,31 @@ impl Catalog {
         Ok(updated.map_err(self.failed(doing))?.rows_affected() > 0)
     }
 
+    /// As [`Catalog::copy_confirmed`], of the backup with this object. One that has no row yet is none's concern.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn copy_of_object_confirmed(
+        &self,
+        object_key: &str,
+        sha256: Sha256,
+        place: &str,
+    ) -> Result<(), CatalogError> {
+        let doing = "look for the backup of an object";
+        let mut session = self.session(doing).await?;
+        let id = sqlx::query_scalar!(
+            "SELECT id FROM pgseal.backups WHERE object_key = $1 AND status = 'completed'",
+            object_key
+        );
+        let id = id.fetch_optional(&mut *session).await;
+        let id = id.map_err(self.failed(doing))?.and_then(BackupId::new);
+        drop(session);
+        match id {
+            Some(id) => self.copy_confirmed(id, sha256, place).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// There is no good copy, and why.
     ///
     /// # Errors
@@ -147,6 +172,36 @@ impl Catalog {
         let ids = ids.fetch_all(&mut *session).await;
         let ids = ids.map_err(self.failed(doing))?.into_iter();
         Ok(ids.filter_map(BackupId::new).collect())
+    }
+
+    /// Backups whose first copy is damaged or gone, of which nobody knows that they are whole in the second store, and which it
+    /// lists with their size; as many as that. One that was found wanting there is looked at again after a day.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn maybe_in_second_alone(
+        &self,
+        (keys, sizes): (&[String], &[u64]),
+        most: u32,
+    ) -> Result<Vec<(BackupId, String)>, CatalogError> {
+        let doing = "look for backups that only the second store may have";
+        let mut session = self.session(doing).await?;
+        let sizes: Vec<i64> = sizes.iter().copied().map(counted).collect();
+        let rows = sqlx::query!(
+            r#"SELECT b.id, b.object_key AS "object_key!" FROM pgseal.backups b
+            JOIN unnest($1::text[], $2::bigint[]) AS there (key, bytes) ON there.key = b.object_key AND there.bytes = b.sealed_bytes
+            WHERE b.status = 'completed' AND b.deletion = 'kept' AND b.health IN ('CORRUPT', 'lost') AND b.copy_state <> 'confirmed'
+                AND (b.copy_state <> 'failed' OR b.copy_at < clock_timestamp() - interval '1 day')
+            ORDER BY b.id DESC LIMIT $3"#,
+            keys,
+            &sizes,
+            i64::from(most)
+        );
+        let rows = rows.fetch_all(&mut *session).await;
+        let rows = rows.map_err(self.failed(doing))?.into_iter();
+        Ok(rows
+            .filter_map(|row| Some((BackupId::new(row.id)?, row.object_key)))
+            .collect())
     }
 
     /// How many backups are not in both stores, each confirmed; and since when the oldest of them is complete.

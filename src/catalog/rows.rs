@@ -321,10 +321,13 @@ pub struct BackupRow {
 }
 
 impl BackupRow {
-    /// Whether it is in both stores, each with the digest that its manifest records.
+    /// Whether it is in both stores, each with the digest that its manifest records: in the first, and in `second`, which is
+    /// the one that is configured.
     #[must_use]
-    pub const fn is_replicated(&self) -> bool {
-        matches!(self.copy_state, CopyState::Confirmed) && !self.is_damaged()
+    pub fn is_replicated(&self, second: Option<&str>) -> bool {
+        self.copy_state == CopyState::Confirmed
+            && self.copy_place.as_deref() == second
+            && !self.is_damaged()
     }
 
     /// Whether its own object is not what was stored, or gone.

@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::Context;
 use super::exit::{NotCopied, UsageError};
 use super::output::{bytes, counted};
+use crate::catalog::{Catalog, CatalogError};
 use crate::config;
+use crate::model::digest::Sha256;
 use crate::model::explanation::explain;
 use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
@@ -53,6 +55,8 @@ struct Line {
     replicated: bool,
     sealed_bytes: Option<u64>,
     sealed_sha256: Option<String>,
+    #[serde(skip)]
+    digest: Option<Sha256>,
     error: Option<String>,
 }
 
@@ -88,6 +92,9 @@ impl CopyArgs {
         }
         if !self.check {
             clean_up(&vault).await;
+        }
+        if let Err(error) = record(&lines, &place).await {
+            tracing::warn!(%error, "The catalog does not know of it yet: a worker's housekeeping looks again");
         }
         context.output.print(&lines, || text(&lines, &place))?;
         let failed = lines.iter().filter(|line| !line.replicated).count();
@@ -144,6 +151,7 @@ impl CopyArgs {
         }
         let copied = vault.copy(key, progress, &context.cancel).await?;
         Ok(Line {
+            digest: Some(copied.sealed_sha256),
             outcome: if copied.was_there {
                 "was there"
             } else {
@@ -181,12 +189,31 @@ async fn check(
         return Err(vault.at_fault(&line.name, Which::Second, source));
     }
     Ok(Line {
+        digest: Some(both[0].sealed_sha256),
         outcome: "checked",
         replicated: true,
         sealed_bytes: Some(both[0].sealed_bytes),
         sealed_sha256: Some(both[0].sealed_sha256.to_string()),
         ..line
     })
+}
+
+/// Where there is a catalog, its rows say what was read back, so that nobody reads it once more to find that out.
+async fn record(lines: &[Line], place: &str) -> Result<(), CatalogError> {
+    let Ok((connection, _)) = config::catalog_address() else {
+        return Ok(());
+    };
+    let Ok(catalog) = Catalog::open(&connection).await else {
+        return Ok(());
+    };
+    for line in lines {
+        if let Some(digest) = line.digest {
+            catalog
+                .copy_of_object_confirmed(&line.object_key, digest, place)
+                .await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what copies that were killed have left in the second store.
@@ -205,6 +232,7 @@ impl Line {
             replicated: false,
             sealed_bytes: None,
             sealed_sha256: None,
+            digest: None,
             error: None,
         }
     }

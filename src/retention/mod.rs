@@ -26,7 +26,7 @@ use crate::model::object_key::ObjectKey;
 use crate::model::policy::Policy;
 use crate::model::proof::Proof;
 use crate::model::suspicion::{Measured, suspicious};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::vault::{Bare, Entry, Mark, Marks, Vault, VaultError};
 
 /// Where retention looks, and by which policy.
@@ -193,7 +193,9 @@ impl Retention {
         oldest_first.sort_by_key(|manifest| (manifest.started_at, manifest.uid));
         catalog.adopt(&oldest_first).await?;
         let keys: Vec<&str> = entries.iter().map(Entry::key).collect();
-        let rows = catalog.retained(&self.target, &keys).await?;
+        let second = self.vault.second.as_ref().map(Store::describe);
+        let rows = catalog.retained(&self.target, &keys, second.as_deref());
+        let rows = rows.await?;
         let running = catalog.running().await?.into_iter();
         Ok(Known {
             target: Some(self.target.clone()),

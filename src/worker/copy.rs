@@ -187,6 +187,14 @@ impl Worker {
         }
     }
 
+    /// What the catalog knows as damaged or gone may be whole in the second store, by a command that copied it.
+    async fn find_in_second(&self, id: BackupId, key: &str) {
+        if let Ok(key) = ObjectKey::parse(key) {
+            let said = self.look_at_second(id, &key).await;
+            tracing::info!(backup.id = %id, reason = said, "Housekeeping looked for a damaged backup in the second store");
+        }
+    }
+
     /// Asks for copies of backups that have none, and finds out which have lost theirs.
     pub(super) async fn replicate(&self) -> Left {
         let vault = &self.stages.vault;
@@ -215,10 +223,18 @@ impl Worker {
                 );
             }
             let missing = catalog.not_copied(COPIES_AT_ONCE).await;
-            Ok::<_, String>((lost, missing.map_err(|error| explain(&error))?))
+            let alone = catalog.maybe_in_second_alone(there, COPIES_AT_ONCE).await;
+            Ok::<_, String>((
+                lost,
+                missing.map_err(|error| explain(&error))?,
+                alone.map_err(|error| explain(&error))?,
+            ))
         };
         match looked.await {
-            Ok((lost, missing)) => {
+            Ok((lost, missing, alone)) => {
+                for (id, key) in alone {
+                    self.find_in_second(id, &key).await;
+                }
                 if lost > 0 {
                     tracing::warn!(lost, "Housekeeping: the second store has lost copies");
                 }

@@ -259,6 +259,74 @@ fn with_the_first_store_down_a_restore_saves_into_the_second() {
     assert_same(&damaged, &Content::of(server, &api.service.database.name));
 }
 
+/// A backup that only the second store has, by a command that copied it, counts as one that can be restored.
+#[test]
+fn one_that_only_the_second_store_has_is_found() {
+    let (first, second) = (S3Server::start(), S3Server::start());
+    let mut service = Service::start();
+    first.set_up(&mut service.pgseal);
+    let (id, _) = service.enqueue_backup();
+    service.burst();
+    second.set_up_copy(&mut service.pgseal);
+    service.pgseal.unset("CATALOG_DATABASE_URL");
+    service.pgseal.ok(&["copy", "latest"]);
+    let catalog = service.catalog.url.clone();
+    service.pgseal.set("CATALOG_DATABASE_URL", catalog);
+    assert_eq!(copy_state(&service, id), "none");
+    std::fs::remove_file(first.bucket().join(service.backup(id, "object_key"))).unwrap();
+    let worker = service.worker("finder");
+    until("the verdict", || service.backup(id, "health") == "lost");
+    until_copied(&service, id, "confirmed");
+    Service::end(worker);
+    service.database.psql("DELETE FROM events");
+    let asked = service.enqueue_restore(id);
+    service.burst();
+    let restore = asked["restore_id"].as_i64().unwrap();
+    assert_eq!(service.restore(restore, "status"), "completed");
+    assert_ne!(service.database.psql("SELECT count(*) FROM events"), "0");
+}
+
+/// Where the second store is taken out of the settings, nothing counts as being in it.
+#[test]
+fn a_second_store_that_is_not_configured_holds_nothing() {
+    let (mut service, _first, _second) = with_two_stores();
+    let id = replicated(&service);
+    let other = replicated(&service);
+    // As a verification of the first copy says it.
+    service.catalog.psql(&format!(
+        "UPDATE pgseal.backups SET health = 'CORRUPT', health_reason = 'its digest', health_at = now() WHERE id = {id}"
+    ));
+    let plan = |service: &Service| service.pgseal.ok(&["prune", "--plan"]);
+    assert!(!plan(&service).contains("damaged"));
+
+    for setting in [
+        "ENDPOINT_URL",
+        "BUCKET",
+        "ACCESS_KEY_ID",
+        "SECRET_ACCESS_KEY",
+    ] {
+        service.pgseal.unset(&format!("BACKUP_COPY_S3_{setting}"));
+    }
+    assert!(plan(&service).contains("damaged"), "{}", plan(&service));
+    let api = Api::of(service);
+    let of = api.json(200, "GET", &format!("/api/admin/backups/{other}"), "");
+    assert_eq!(of["replicated"], false);
+}
+
+/// By a command, where there is a catalog, it is known at once.
+#[test]
+fn a_copy_by_a_command_is_recorded() {
+    let (first, second) = (S3Server::start(), S3Server::start());
+    let mut service = Service::start();
+    first.set_up(&mut service.pgseal);
+    let (id, _) = service.enqueue_backup();
+    service.burst();
+    second.set_up_copy(&mut service.pgseal);
+    service.pgseal.ok(&["copy", "latest"]);
+    assert_eq!(copy_state(&service, id), "confirmed");
+    assert_eq!(service.backup(id, "copy_sha256 = sealed_sha256"), "t");
+}
+
 /// Who reads a first copy to copy it finds out that it is damaged.
 #[test]
 fn a_copy_finds_out_that_the_first_one_is_damaged() {
