@@ -1,6 +1,6 @@
 //! Seals stdin to stdout as backups are sealed: `seal LEVEL < dump > dump.gpg`; level 0 does not compress.
 //!
-//! The passphrase comes from `BACKUP_GPG_PASSPHRASE`. One thread hashes and compresses, another encrypts, as in a backup.
+//! The passphrase comes from `BACKUP_GPG_PASSPHRASE`. One thread hashes, some compress, another encrypts, as in a backup.
 //! The benchmark measures it beside gpg; it also shows how the library is used.
 
 #![allow(

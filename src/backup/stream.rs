@@ -1,7 +1,7 @@
 //! The middle of a backup: five things at once, joined by bounded pipes.
 //!
-//! pg_dump is read; its bytes are hashed and compressed on one thread, encrypted and hashed again on a second; the
-//! sealed bytes are stored; and the rows are counted in the dump's own snapshot. The first that fails ends the others.
+//! pg_dump is read; its bytes are hashed on one thread, compressed by some others, encrypted and hashed again on one more;
+//! the sealed bytes are stored; and the rows are counted in the dump's own snapshot. The first that fails ends the others.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -182,7 +182,7 @@ impl Listing {
     }
 }
 
-/// On its thread: hashes the dump and compresses it.
+/// On its thread: hashes the dump and has it compressed.
 fn pack(
     mut plain: pipe::Receiver,
     packed: pipe::Sender,

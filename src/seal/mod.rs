@@ -7,6 +7,7 @@
 mod digest;
 mod framing;
 mod openpgp;
+mod zlib;
 
 pub use digest::Digester;
 pub use openpgp::{Encryptor, Opener, Packer, Sealer};

@@ -17,11 +17,12 @@ use openpgp::parse::stream::{
 };
 use openpgp::parse::{PacketParser, Parse};
 use openpgp::policy::StandardPolicy;
-use openpgp::serialize::stream::{self, Compressor, LiteralWriter, Message};
-use openpgp::types::{CompressionAlgorithm, CompressionLevel, DataFormat, SymmetricAlgorithm};
+use openpgp::serialize::stream::{self, ArbitraryWriter, LiteralWriter, Message};
+use openpgp::types::{CompressionAlgorithm, DataFormat, SymmetricAlgorithm};
 
 use super::digest::Digester;
 use super::framing::Framed;
+use super::zlib::ZlibWriter;
 use super::{Encrypted, Opened, OutputLimit, Packed, Packing, SealError, Sealed};
 use crate::model::passphrase::Passphrase;
 use crate::telemetry::contain;
@@ -65,14 +66,19 @@ impl<W: Write + Send + Sync + 'static> Sealer<W> {
     }
 }
 
-/// Packs what is written to it: a literal packet, compressed or not, which an [`Encryptor`] takes. It is half of the
-/// computing of a backup, so that it can have a thread of its own.
+/// Packs what is written to it: a literal packet, compressed or not, which an [`Encryptor`] takes. Compressing is half of the
+/// computing of a backup, so that it has threads of its own, where there is more than a little.
 #[must_use = "an unfinished packet cannot be read"]
 pub struct Packer<W: Write + Send + Sync + 'static> {
     message: Message<'static>,
     plain: Digester,
+    /// What stands between the literal packet and the sink, where it is compressed.
+    compressed: Option<Compressed>,
     sink: Arc<Mutex<W>>,
 }
+
+/// The stream in a compressed packet.
+type Compressed = Arc<Mutex<ZlibWriter<Message<'static>>>>;
 
 impl<W: Write + Send + Sync + 'static> Packer<W> {
     /// Starts a packet in `sink`.
@@ -82,13 +88,15 @@ impl<W: Write + Send + Sync + 'static> Packer<W> {
     pub fn new(sink: W, packing: Packing) -> Result<Self, SealError> {
         let sink = Arc::new(Mutex::new(sink));
         let message = Message::new(Shared(Arc::clone(&sink)));
-        let message = match packing {
-            Packing::Stored => message,
-            Packing::Zlib(level) => Compressor::new(message)
-                .algo(CompressionAlgorithm::Zlib)
-                .level(CompressionLevel::new(level).map_err(write_error)?)
-                .build()
-                .map_err(write_error)?,
+        let (message, compressed) = match packing {
+            Packing::Stored => (message, None),
+            Packing::Zlib(level) => {
+                let compressed = compressed_packet(message, level)?;
+                (
+                    Message::new(Shared(Arc::clone(&compressed))),
+                    Some(compressed),
+                )
+            }
         };
         let message = LiteralWriter::new(message)
             .format(DataFormat::Binary)
@@ -97,6 +105,7 @@ impl<W: Write + Send + Sync + 'static> Packer<W> {
         Ok(Self {
             message,
             plain: Digester::default(),
+            compressed,
             sink,
         })
     }
@@ -116,6 +125,10 @@ impl<W: Write + Send + Sync + 'static> Packer<W> {
     /// The sink fails.
     pub fn finish(self) -> Result<(Packed, W), SealError> {
         self.message.finalize().map_err(write_error)?;
+        if let Some(compressed) = self.compressed {
+            let packet = taken_back(compressed).finish().map_err(sink_error)?;
+            packet.finalize().map_err(write_error)?;
+        }
         let (plain_bytes, plain_sha256) = self.plain.finish();
         let packed = Packed {
             plain_bytes,
@@ -123,6 +136,17 @@ impl<W: Write + Send + Sync + 'static> Packer<W> {
         };
         Ok((packed, taken_back(self.sink)))
     }
+}
+
+/// A Compressed Data packet (RFC 4880, section 5.6), whose content is compressed by several threads; the library's own
+/// compressor has one.
+fn compressed_packet(message: Message<'static>, level: u8) -> Result<Compressed, SealError> {
+    let packet = ArbitraryWriter::new(message, Tag::CompressedData);
+    let mut packet = packet.map_err(write_error)?;
+    let algorithm = [u8::from(CompressionAlgorithm::Zlib)];
+    packet.write_all(&algorithm).map_err(sink_error)?;
+    let writer = ZlibWriter::new(packet, level).map_err(sink_error)?;
+    Ok(Arc::new(Mutex::new(writer)))
 }
 
 /// Encrypts the packets that are written to it into a message in a sink.
