@@ -24,6 +24,7 @@ pub struct TargetLock {
     /// The server's process of `session`, which may hold the lock on when the connection is lost.
     backend: Backend,
     target: Connection,
+    is_held: bool,
 }
 
 impl TargetLock {
@@ -43,6 +44,7 @@ impl TargetLock {
             session,
             backend,
             target: target.clone(),
+            is_held: false,
         };
         lock.claim().await?;
         Ok(Some(lock))
@@ -57,7 +59,8 @@ impl TargetLock {
             .bind(self.target.database())
             .fetch_one(&mut self.session.inner)
             .await;
-        if taken.map_err(|source| PgError::Query { doing, source })? {
+        self.is_held = taken.map_err(|source| PgError::Query { doing, source })?;
+        if self.is_held {
             return Ok(());
         }
         let pid = holder(&mut self.session, self.target.database()).await?;
@@ -73,7 +76,8 @@ impl TargetLock {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let answer = self.session.value::<i32>("keep the lock", "SELECT 1");
-            if matches!(tokio::time::timeout(ANSWER_WAIT, answer).await, Ok(Ok(_))) {
+            let answered = tokio::time::timeout(ANSWER_WAIT, answer).await;
+            if self.is_held && matches!(answered, Ok(Ok(_))) {
                 continue;
             }
             match self.take_again().await {
@@ -91,8 +95,10 @@ impl TargetLock {
         }
     }
 
+    /// In the same database as before: in another one nobody looks for it.
     async fn take_again(&mut self) -> Result<(), PgError> {
-        let mut session = maintenance_session(&self.target).await?;
+        self.is_held = false;
+        let mut session = Session::connect(self.session.connection()).await?;
         self.backend.end(&mut session).await?;
         self.backend = Backend::of(&mut session).await?;
         self.session = session;
