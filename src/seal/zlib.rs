@@ -94,14 +94,20 @@ impl<W: Write> ZlibWriter<W> {
     fn give(&mut self) -> io::Result<()> {
         if self.threads.is_empty() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let threads = (0..cores.min(THREADS_MAX)).map(|_| Compressing::start(self.level));
-            self.threads = threads.collect::<io::Result<_>>()?;
+            // With fewer than that it is slower, and no worse.
+            let threads = (0..cores.min(THREADS_MAX)).map_while(|_| Compressing::start(self.level));
+            self.threads.extend(threads);
         }
-        if self.given - self.taken == self.threads.len() * BLOCKS_FOR_EACH {
+        let full = self.threads.len() * BLOCKS_FOR_EACH;
+        if full > 0 && self.given - self.taken == full {
             self.take()?;
         }
         let next = self.block.next();
         let block = std::mem::replace(&mut self.block, next);
+        if self.threads.is_empty() {
+            let compressed = compress(&mut compressor(self.level), &block)?;
+            return self.sink.write_all(&compressed);
+        }
         let thread = &self.threads[self.given % self.threads.len()];
         thread.blocks.send(block).map_err(|_| gone())?;
         self.given += 1;
@@ -142,7 +148,8 @@ struct Compressing {
 }
 
 impl Compressing {
-    fn start(level: Compression) -> io::Result<Self> {
+    /// `None`: the system gives no further thread.
+    fn start(level: Compression) -> Option<Self> {
         let (blocks, waiting) = sync_channel::<Block>(BLOCKS_FOR_EACH);
         let (done, compressed) = sync_channel(BLOCKS_FOR_EACH);
         let work = move || {
@@ -155,8 +162,9 @@ impl Compressing {
         };
         std::thread::Builder::new()
             .name("compress".to_owned())
-            .spawn(work)?;
-        Ok(Self { blocks, compressed })
+            .spawn(work)
+            .ok()?;
+        Some(Self { blocks, compressed })
     }
 }
 
@@ -177,8 +185,10 @@ fn compress(compressor: &mut Compress, block: &Block) -> io::Result<Vec<u8>> {
     };
     // What cannot be compressed gets a little longer.
     let mut compressed = Vec::with_capacity(block.bytes.len() + block.bytes.len() / 1000 + 64);
+    // A dictionary may count as read.
+    let before = compressor.total_in();
     loop {
-        let read = usize::try_from(compressor.total_in()).map_err(io::Error::other)?;
+        let read = usize::try_from(compressor.total_in() - before).map_err(io::Error::other)?;
         let status = compressor.compress_vec(&block.bytes[read..], &mut compressed, flush)?;
         let all_is_out = match status {
             Status::StreamEnd => true,
