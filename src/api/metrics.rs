@@ -46,8 +46,9 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResp
         text += &of_schedules(&schedules);
         text += &of_drills(&drills, spent, api.now());
         text += &of_notifications(waiting, api.now());
-        if api.parts.vault.second.is_some() {
-            text += &of_copies(catalog.not_replicated().await?, api.now());
+        if let Some(second) = &api.parts.vault.second {
+            let without = catalog.not_replicated(&second.describe()).await?;
+            text += &of_copies(without, api.now());
         }
         Ok::<_, Problem>(Arc::from(text))
     });

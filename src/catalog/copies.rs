@@ -16,6 +16,15 @@ pub enum Again {
     No,
 }
 
+/// Which of the two copies keeps a backup from being in both stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtFault {
+    /// That in the first store.
+    First,
+    /// That in the second one.
+    Second,
+}
+
 impl Catalog {
     /// A copy of this backup is asked for. One that failed stays so until it is there, so that nobody hears of each try.
     ///
@@ -84,7 +93,8 @@ impl Catalog {
         }
     }
 
-    /// There is no good copy, and why.
+    /// There is no good copy, and why: `of` says which of the two copies is at fault. Where it is the first, one that is
+    /// confirmed in the second stays so.
     ///
     /// # Errors
     /// The catalog fails.
@@ -92,7 +102,7 @@ impl Catalog {
         &self,
         id: BackupId,
         place: &str,
-        error: &str,
+        (of, error): (AtFault, &str),
         again: Again,
     ) -> Result<(), CatalogError> {
         let doing = "record a copy that came to nothing";
@@ -100,11 +110,12 @@ impl Catalog {
         sqlx::query!(
             "UPDATE pgseal.backups SET copy_at = clock_timestamp(), copy_sha256 = NULL, copy_place = $2, copy_error = $3, \
                 copy_state = CASE WHEN $4 AND copy_state <> 'failed' THEN 'pending' ELSE 'failed' END \
-             WHERE id = $1 AND status = 'completed'",
+             WHERE id = $1 AND status = 'completed' AND NOT ($5 AND copy_state = 'confirmed')",
             id.get(),
             place,
             error,
-            again == Again::Yes
+            again == Again::Yes,
+            of == AtFault::First
         )
         .execute(&mut *session)
         .await
@@ -183,38 +194,40 @@ impl Catalog {
         &self,
         (keys, sizes): (&[String], &[u64]),
         most: u32,
-    ) -> Result<Vec<(BackupId, String)>, CatalogError> {
+    ) -> Result<Vec<BackupId>, CatalogError> {
         let doing = "look for backups that only the second store may have";
         let mut session = self.session(doing).await?;
         let sizes: Vec<i64> = sizes.iter().copied().map(counted).collect();
-        let rows = sqlx::query!(
-            r#"SELECT b.id, b.object_key AS "object_key!" FROM pgseal.backups b
+        let ids = sqlx::query_scalar!(
+            "SELECT b.id FROM pgseal.backups b
             JOIN unnest($1::text[], $2::bigint[]) AS there (key, bytes) ON there.key = b.object_key AND there.bytes = b.sealed_bytes
             WHERE b.status = 'completed' AND b.deletion = 'kept' AND b.health IN ('CORRUPT', 'lost') AND b.copy_state <> 'confirmed'
                 AND (b.copy_state <> 'failed' OR b.copy_at < clock_timestamp() - interval '1 day')
-            ORDER BY b.id DESC LIMIT $3"#,
+            ORDER BY b.copy_state = 'failed', b.copy_at NULLS FIRST, b.id DESC LIMIT $3",
             keys,
             &sizes,
             i64::from(most)
         );
-        let rows = rows.fetch_all(&mut *session).await;
-        let rows = rows.map_err(self.failed(doing))?.into_iter();
-        Ok(rows
-            .filter_map(|row| Some((BackupId::new(row.id)?, row.object_key)))
-            .collect())
+        let ids = ids.fetch_all(&mut *session).await;
+        let ids = ids.map_err(self.failed(doing))?.into_iter();
+        Ok(ids.filter_map(BackupId::new).collect())
     }
 
-    /// How many backups are not in both stores, each confirmed; and since when the oldest of them is complete.
+    /// How many backups are not in both stores, each confirmed, the second one being `second`; and since when the oldest of them is complete.
     ///
     /// # Errors
     /// The catalog fails.
-    pub async fn not_replicated(&self) -> Result<(i64, Option<OffsetDateTime>), CatalogError> {
+    pub async fn not_replicated(
+        &self,
+        second: &str,
+    ) -> Result<(i64, Option<OffsetDateTime>), CatalogError> {
         let doing = "count the backups without a second copy";
         let mut session = self.session(doing).await?;
         let row = sqlx::query!(
             r#"SELECT count(*) AS "count!", min(finished_at) AS oldest FROM pgseal.backups
             WHERE status = 'completed' AND uid IS NOT NULL AND deletion <> 'deleting'
-                AND (copy_state <> 'confirmed' OR health IN ('CORRUPT', 'lost'))"#
+                AND (copy_state <> 'confirmed' OR copy_place <> $1 OR health IN ('CORRUPT', 'lost'))"#,
+            second
         );
         let row = row.fetch_one(&mut *session).await;
         let row = row.map_err(self.failed(doing))?;

@@ -41,6 +41,17 @@ pub enum Settlement<'a> {
     Ended(Ending),
     /// Its manifest was found: a backup, which only its worker could not record any more.
     Completed(&'a Manifest),
+    /// The same, in the second store alone.
+    CompletedInSecond(&'a Manifest, InSecond<'a>),
+}
+
+/// A backup that was made in the second store, because the first could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InSecond<'a> {
+    /// The second store; `None`: it is there, and nobody has read it back yet.
+    pub read_back_from: Option<&'a str>,
+    /// Why it is not in the first one.
+    pub reason: &'a str,
 }
 
 /// What came of an ending.
@@ -118,8 +129,21 @@ impl Catalog {
         lease: &Lease,
         manifest: &Manifest,
     ) -> Result<Ended, CatalogError> {
+        self.complete_backup_in(lease, manifest, None).await
+    }
+
+    /// As [`Catalog::complete_backup`]; `Some`: it is in the second store alone, which the row says from the first moment on.
+    ///
+    /// # Errors
+    /// As [`Catalog::complete_backup`].
+    pub async fn complete_backup_in(
+        &self,
+        lease: &Lease,
+        manifest: &Manifest,
+        in_second: Option<InSecond<'_>>,
+    ) -> Result<Ended, CatalogError> {
         let ended = self
-            .completed(lease.task, lease.token, manifest, By::Holder)
+            .completed((lease.task, lease.token), manifest, in_second, By::Holder)
             .await;
         match ended {
             Ok(Ended::Lost) => Ok(self
@@ -195,16 +219,21 @@ impl Catalog {
         match how {
             Settlement::Ended(ending) => self.ended(task, token, ending, By::Settler).await,
             Settlement::Completed(manifest) => {
-                self.completed(task, token, manifest, By::Settler).await
+                self.completed((task, token), manifest, None, By::Settler)
+                    .await
+            }
+            Settlement::CompletedInSecond(manifest, in_second) => {
+                self.completed((task, token), manifest, Some(*in_second), By::Settler)
+                    .await
             }
         }
     }
 
     async fn completed(
         &self,
-        task: Task,
-        token: Uuid,
+        (task, token): (Task, Uuid),
         manifest: &Manifest,
+        in_second: Option<InSecond<'_>>,
         by: By,
     ) -> Result<Ended, CatalogError> {
         let doing = "record the complete backup";
@@ -215,6 +244,10 @@ impl Catalog {
         let updated = update_completed(&mut transaction, id, token, manifest, by).await;
         if updated.map_err(self.failed(doing))? == 0 {
             return Ok(Ended::Lost);
+        }
+        if let Some(in_second) = in_second {
+            let updated = update_in_second(&mut transaction, id, in_second).await;
+            updated.map_err(self.failed(doing))?;
         }
         let dependents = dependents_in(&mut transaction, id).await?;
         transaction.commit().await.map_err(self.failed(doing))?;
@@ -376,6 +409,23 @@ async fn end_restore(
     )
     .fetch_optional(session)
     .await
+}
+
+async fn update_in_second(
+    session: &mut PgConnection,
+    id: BackupId,
+    in_second: InSecond<'_>,
+) -> Result<(), sqlx::Error> {
+    let updated = sqlx::query!(
+        "UPDATE pgseal.backups SET health = 'lost', health_reason = $2, health_at = clock_timestamp(), \
+            copy_state = CASE WHEN $3::text IS NULL THEN 'none' ELSE 'confirmed' END, copy_place = $3, \
+            copy_at = CASE WHEN $3 IS NOT NULL THEN clock_timestamp() END, \
+            copy_sha256 = CASE WHEN $3 IS NOT NULL THEN sealed_sha256 END WHERE id = $1",
+        id.get(),
+        in_second.reason,
+        in_second.read_back_from
+    );
+    updated.execute(session).await.map(drop)
 }
 
 async fn update_completed(

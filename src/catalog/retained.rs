@@ -56,8 +56,7 @@ impl Catalog {
         now.map_err(self.failed(doing))
     }
 
-    /// Every complete backup of a target, and whichever has one of these objects, whatever its target. A copy counts where it
-    /// is in the store `second`, which is the one that is configured.
+    /// Every complete backup of a target, and whichever has one of these objects, whatever its target.
     ///
     /// # Errors
     /// The catalog fails.
@@ -65,21 +64,19 @@ impl Catalog {
         &self,
         target: &str,
         keys: &[&str],
-        second: Option<&str>,
     ) -> Result<Vec<RetainedRow>, CatalogError> {
         let doing = "read the target's backups";
         let mut session = self.session(doing).await?;
         let rows = sqlx::query!(
             r#"SELECT id, target, uid, object_key AS "object_key!", kind, health, health_reason, proof, proof_at, deletion,
-                locked_until, copy_state = 'confirmed' AND copy_place IS NOT DISTINCT FROM $3 AS "is_copied!",
+                locked_until, copy_state = 'confirmed' AS "is_copied!",
                 EXISTS (SELECT FROM pgseal.restores r WHERE (r.backup_id = b.id OR r.safety_backup_id = b.id)
                     AND r.status IN ('waiting', 'pending', 'running'))
                 OR EXISTS (SELECT FROM pgseal.pins p WHERE p.backup_id = b.id AND p.until > clock_timestamp())
                     AS "is_needed!"
             FROM pgseal.backups b WHERE (target = $1 OR object_key = ANY($2)) AND status = 'completed' ORDER BY id"#,
             target,
-            keys as &[&str],
-            second
+            keys as &[&str]
         );
         let rows = rows.fetch_all(&mut *session).await;
         let rows = rows.map_err(self.failed(doing))?.into_iter();

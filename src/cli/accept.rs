@@ -49,7 +49,7 @@ impl AcceptArgs {
         // Where there is a catalog, its row says so too; the mark alone is what counts.
         if let Ok((connection, _)) = config::catalog_address() {
             if let Ok(catalog) = Catalog::open(&connection).await {
-                let rows = catalog.retained(&manifest.target, &[], None).await?;
+                let rows = catalog.retained(&manifest.target, &[]).await?;
                 let row = rows.iter().find(|row| row.uid == Some(manifest.uid));
                 if let Some(row) = row {
                     catalog.accept(row.id, "command line").await?;

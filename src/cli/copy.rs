@@ -92,9 +92,9 @@ impl CopyArgs {
         }
         if !self.check {
             clean_up(&vault).await;
-        }
-        if let Err(error) = record(&lines, &place).await {
-            tracing::warn!(%error, "The catalog does not know of it yet: a worker's housekeeping looks again");
+            if let Err(error) = record(&lines, &place).await {
+                tracing::warn!(%error, "The catalog does not know of it yet: a worker's housekeeping looks again");
+            }
         }
         context.output.print(&lines, || text(&lines, &place))?;
         let failed = lines.iter().filter(|line| !line.replicated).count();
@@ -189,7 +189,6 @@ async fn check(
         return Err(vault.at_fault(&line.name, Which::Second, source));
     }
     Ok(Line {
-        digest: Some(both[0].sealed_sha256),
         outcome: "checked",
         replicated: true,
         sealed_bytes: Some(both[0].sealed_bytes),

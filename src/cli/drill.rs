@@ -339,7 +339,7 @@ async fn begin(
     job: &JobId,
 ) -> Option<(Catalog, BackupId, i64)> {
     let begun = async {
-        let rows = catalog.retained(target.as_str(), &[key], None).await?;
+        let rows = catalog.retained(target.as_str(), &[key]).await?;
         let Some(row) = rows.iter().find(|row| row.object_key == key) else {
             return Ok(None);
         };

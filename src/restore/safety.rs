@@ -96,7 +96,7 @@ pub async fn with_a_store_that_answers(stages: &Stages) -> (Stages, Which) {
     };
     let first = stages.vault.store.in_haste();
     if let Err(error) = first.check_bucket().await {
-        if second.store.check_bucket().await.is_ok() {
+        if second.store.in_haste().check_bucket().await.is_ok() {
             tracing::warn!(
                 reason = explain(&error),
                 "Attention: the first store cannot be used; the safety backup goes into the second one, {}, alone",

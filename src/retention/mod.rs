@@ -26,7 +26,7 @@ use crate::model::object_key::ObjectKey;
 use crate::model::policy::Policy;
 use crate::model::proof::Proof;
 use crate::model::suspicion::{Measured, suspicious};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::vault::{Bare, Entry, Mark, Marks, Vault, VaultError};
 
 /// Where retention looks, and by which policy.
@@ -102,6 +102,7 @@ impl Retention {
         for (key, row) in &mut known.rows {
             row.is_copied &= ObjectKey::parse(key).is_ok_and(|key| copies.contains_key(&key));
         }
+        let in_rows = known.rows.values().filter_map(|row| row.uid).collect();
         let measured: Vec<Measured> = complete(&entries).map(Measured::from).collect();
         let strange = suspicious(&measured, &marks.accepted);
         let now = (self.clock)();
@@ -119,7 +120,7 @@ impl Retention {
             many: wishes.many,
         };
         Ok(Plan {
-            stale_marks: stale(&marks, &entries),
+            stale_marks: stale(&marks, &entries, &in_rows),
             ..plan(candidates, &circumstances)
         })
     }
@@ -193,9 +194,7 @@ impl Retention {
         oldest_first.sort_by_key(|manifest| (manifest.started_at, manifest.uid));
         catalog.adopt(&oldest_first).await?;
         let keys: Vec<&str> = entries.iter().map(Entry::key).collect();
-        let second = self.vault.second.as_ref().map(Store::describe);
-        let rows = catalog.retained(&self.target, &keys, second.as_deref());
-        let rows = rows.await?;
+        let rows = catalog.retained(&self.target, &keys).await?;
         let running = catalog.running().await?.into_iter();
         Ok(Known {
             target: Some(self.target.clone()),
@@ -232,9 +231,10 @@ fn complete(entries: &[Entry]) -> impl Iterator<Item = &Manifest> {
     })
 }
 
-/// Marks of backups that are gone say nothing any more. Where a manifest cannot be read, nobody knows whose they are.
-fn stale(marks: &Marks, entries: &[Entry]) -> Vec<(Mark, Uid)> {
-    let mut there = BTreeSet::new();
+/// Marks of backups that are gone say nothing any more. Where a manifest cannot be read, nobody knows whose they are; and what
+/// has a row may be in the second store.
+fn stale(marks: &Marks, entries: &[Entry], rows: &BTreeSet<Uid>) -> Vec<(Mark, Uid)> {
+    let mut there = rows.clone();
     for entry in entries {
         match entry {
             Entry::Complete(manifest) | Entry::Lost(manifest) => there.insert(manifest.uid),

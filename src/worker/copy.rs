@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::supervise::{Reason, Running, Supervised};
 use super::tasks::{Ending, dict, number, panicked};
 use super::{Stop, Worker};
-use crate::catalog::{Again, Health};
+use crate::catalog::{Again, AtFault, BackupRow, Health};
 use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::manifest::Manifest;
@@ -54,22 +56,108 @@ impl Worker {
         let progress = Arc::new(Progress::default());
         let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
-        let copying = self.stages.vault.copy(&key, &progress, &cancel);
+        let known = match self.dispatch.catalog.backup(id).await {
+            Ok(row) => row.filter(BackupRow::is_damaged),
+            Err(error) => return Ending::Failed(explain(&error)).or_retry(taken),
+        };
+        let copying = self.copy_or_find(&key, known.as_ref(), &progress, &cancel);
         let work = self.pinned(taken, id, copying);
         match self.supervise(running, stop, work).await {
-            Supervised::Done(Ok(Ok(copied))) | Supervised::Ended(_, Some(Ok(Ok(copied)))) => {
-                self.copied(taken, id, &copied).await
-            }
+            Supervised::Done(Ok(Ok(came))) | Supervised::Ended(_, Some(Ok(Ok(came)))) => match came
+            {
+                Came::Copied(copied) => self.copied(taken, id, &copied).await,
+                Came::Found(found) => self.found_in_second(taken, id, &found).await,
+            },
             Supervised::Done(Err(error)) => Ending::Failed(explain(&error)).or_retry(taken),
             Supervised::Done(Ok(Err(error))) => self.not_copied(taken, id, &error).await,
             Supervised::Ended(Reason::ShuttingDown, _) => Ending::GivenBack,
             Supervised::Ended(Reason::TimeLimit(limit), _) => {
                 let text = format!("the copy took longer than {} s", limit.as_secs());
-                self.copy_failed(taken, id, text).await
+                self.copy_failed(taken, id, (AtFault::Second, text)).await
             }
             Supervised::Ended(..) => Ending::Stopped("Job stopped by user".to_owned()),
-            Supervised::Panicked(said) => self.copy_failed(taken, id, panicked(&said)).await,
+            Supervised::Panicked(said) => {
+                let text = panicked(&said);
+                self.copy_failed(taken, id, (AtFault::Second, text)).await
+            }
         }
+    }
+
+    /// Copies a backup; where its first copy turns out to be damaged or gone, or was known so, reads the second one to its end.
+    async fn copy_or_find(
+        &self,
+        key: &ObjectKey,
+        damaged: Option<&BackupRow>,
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Came, CopyError> {
+        if let Some(row) = damaged {
+            let why = row.health_reason.clone().unwrap_or_default();
+            if let Some(found) = self.find(key, (row.health, why), progress, cancel).await? {
+                return Ok(Came::Found(found));
+            }
+        }
+        let vault = &self.stages.vault;
+        let error = match vault.copy(key, progress, cancel).await {
+            Ok(copied) => return Ok(Came::Copied(copied)),
+            Err(error) => error,
+        };
+        let health = match &error {
+            CopyError::First { source, .. } => found_out(source),
+            _ => None,
+        };
+        let Some(health) = health else {
+            return Err(error);
+        };
+        let found = self.find(key, (health, explain(&error)), progress, cancel);
+        found.await?.map(Came::Found).ok_or(error)
+    }
+
+    /// The second copy, read to its end; `None`: it is not there, or not whole.
+    async fn find(
+        &self,
+        key: &ObjectKey,
+        (health, why): (Health, String),
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Found>, CopyError> {
+        let second = self.stages.vault.with(Which::Second);
+        let reading = second.check_digest(key, progress);
+        match cancel.run_until_cancelled(reading).await {
+            Some(Ok(manifest)) => Ok(Some(Found {
+                manifest: Box::new(manifest),
+                place: second.store.describe(),
+                health,
+                why,
+            })),
+            Some(Err(worse)) => {
+                tracing::info!(reason = explain(&worse), "The second copy is not whole");
+                Ok(None)
+            }
+            None => Err(CopyError::Interrupted),
+        }
+    }
+
+    async fn found_in_second(&self, taken: &Taken, id: BackupId, found: &Found) -> Ending {
+        self.record_health(id, found.health, &found.why).await;
+        let digest = found.manifest.sealed_sha256;
+        let catalog = &self.dispatch.catalog;
+        match catalog.copy_confirmed(id, digest, &found.place).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let text = other_digest();
+                return self.copy_failed(taken, id, (AtFault::Second, text)).await;
+            }
+            Err(error) => return Ending::Failed(explain(&error)).or_retry(taken),
+        }
+        tracing::warn!(backup.id = %id, backup.name = found.manifest.name, place = found.place, reason = found.why,
+            "Backup is in the second store alone");
+        Ending::Success(dict(&[
+            ("backup_id", Value::Int(id.get())),
+            ("copy", Value::Text("confirmed".to_owned())),
+            ("health", Value::Text(found.health.to_string())),
+            ("checksum", Value::Text(digest.to_string())),
+        ]))
     }
 
     async fn copied(&self, taken: &Taken, id: BackupId, copied: &Copied) -> Ending {
@@ -78,8 +166,8 @@ impl Worker {
         match catalog.copy_confirmed(id, digest, place).await {
             Ok(true) => {}
             Ok(false) => {
-                let text = "the catalog records another digest than the manifest, which both stores agree on\nhint: pgseal catalog reconcile says which is right";
-                return self.copy_failed(taken, id, text.to_owned()).await;
+                let text = other_digest();
+                return self.copy_failed(taken, id, (AtFault::Second, text)).await;
             }
             Err(error) => return Ending::Failed(explain(&error)).or_retry(taken),
         }
@@ -94,24 +182,19 @@ impl Worker {
     }
 
     async fn not_copied(&self, taken: &Taken, id: BackupId, error: &CopyError) -> Ending {
-        match error {
+        let of = match error {
             CopyError::NoSecond => return Ending::Failed(explain(error)),
             CopyError::Interrupted => return Ending::GivenBack,
-            CopyError::First { source, .. } => self.first_is_damaged(id, source).await,
-            _ => {}
-        }
-        self.copy_failed(taken, id, explain(error)).await
-    }
-
-    /// Whoever reads the first copy to its end finds out what is wrong with it.
-    async fn first_is_damaged(&self, id: BackupId, error: &VaultError) {
-        let health = match error {
-            VaultError::Lost(_) | VaultError::NotFound { .. } => Health::Lost,
-            // Not what another passphrase than ours, or a newer pgseal, has sealed: that may be as whole as ever.
-            VaultError::SealedDigest { .. } | VaultError::Replaced { .. } => Health::Corrupt,
-            _ => return,
+            CopyError::First { source, .. } => {
+                // Whoever reads the first copy to its end finds out what is wrong with it.
+                if let Some(health) = found_out(source) {
+                    self.record_health(id, health, &explain(source)).await;
+                }
+                AtFault::First
+            }
+            _ => AtFault::Second,
         };
-        self.record_health(id, health, &explain(error)).await;
+        self.copy_failed(taken, id, (of, explain(error))).await
     }
 
     async fn record_health(&self, id: BackupId, health: Health, reason: &str) {
@@ -121,37 +204,30 @@ impl Worker {
         }
     }
 
-    async fn copy_failed(&self, taken: &Taken, id: BackupId, text: String) -> Ending {
+    async fn copy_failed(
+        &self,
+        taken: &Taken,
+        id: BackupId,
+        (of, text): (AtFault, String),
+    ) -> Ending {
         let ending = Ending::Failed(text.clone()).or_retry(taken);
         let again = match ending {
             Ending::Retry(_) => Again::Yes,
             _ => Again::No,
         };
-        self.record_no_copy(id, &text, again).await;
+        self.record_no_copy(id, (of, &text), again).await;
         ending
     }
 
-    async fn record_no_copy(&self, id: BackupId, reason: &str, again: Again) {
+    async fn record_no_copy(&self, id: BackupId, (of, reason): (AtFault, &str), again: Again) {
         let place = self.stages.vault.second.as_ref().map(Store::describe);
         let place = place.unwrap_or_default();
-        let recorded = self.dispatch.catalog.copy_failed(id, &place, reason, again);
+        let why = (of, reason);
+        let recorded = self.dispatch.catalog.copy_failed(id, &place, why, again);
         if let Err(error) = recorded.await {
             tracing::warn!(%error, backup.id = %id, reason, "Nobody could write down that a backup has no copy");
         }
         tracing::warn!(backup.id = %id, reason, "Backup has no second copy");
-    }
-
-    /// Records a safety backup that was made in the second store, because the first could not be used: there it is read to its
-    /// end, and in the first one it is not.
-    pub(super) async fn is_in_second_alone(&self, id: BackupId, manifest: &Manifest) {
-        let Ok(key) = ObjectKey::parse(&manifest.object_key) else {
-            return;
-        };
-        let of_second = self.look_at_second(id, &key).await.unwrap_or_default();
-        let reason = format!(
-            "it was made in the second store, because the first one could not be used\n{of_second}"
-        );
-        self.record_health(id, Health::Lost, &reason).await;
     }
 
     /// Where a backup's first copy was found damaged, or gone: whether the second one is whole, in words for whoever reads
@@ -169,8 +245,17 @@ impl Worker {
                     .catalog
                     .copy_confirmed(id, digest, &place)
                     .await;
-                if let Err(error) = confirmed {
-                    tracing::warn!(%error, backup.id = %id, "Nobody could write down that a backup has a copy");
+                match confirmed {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let text = other_digest();
+                        let why = (AtFault::Second, text.as_str());
+                        self.record_no_copy(id, why, Again::No).await;
+                        return Some(format!("nor can its second copy be used: {text}"));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, backup.id = %id, "Nobody could write down that a backup has a copy");
+                    }
                 }
                 Some(format!(
                     "its second copy, in {place}, is whole, and restores take it"
@@ -180,18 +265,11 @@ impl Worker {
                 let reason = explain(&error);
                 // Where it could only not be looked at, it is as good as it was known to be.
                 if is_found_out(&error) {
-                    self.record_no_copy(id, &reason, Again::No).await;
+                    let why = (AtFault::Second, reason.as_str());
+                    self.record_no_copy(id, why, Again::No).await;
                 }
                 Some(format!("nor can its second copy be used: {reason}"))
             }
-        }
-    }
-
-    /// What the catalog knows as damaged or gone may be whole in the second store, by a command that copied it.
-    async fn find_in_second(&self, id: BackupId, key: &str) {
-        if let Ok(key) = ObjectKey::parse(key) {
-            let said = self.look_at_second(id, &key).await;
-            tracing::info!(backup.id = %id, reason = said, "Housekeeping looked for a damaged backup in the second store");
         }
     }
 
@@ -232,9 +310,6 @@ impl Worker {
         };
         match looked.await {
             Ok((lost, missing, alone)) => {
-                for (id, key) in alone {
-                    self.find_in_second(id, &key).await;
-                }
                 if lost > 0 {
                     tracing::warn!(lost, "Housekeeping: the second store has lost copies");
                 }
@@ -246,7 +321,8 @@ impl Worker {
                 } else {
                     Left::More
                 };
-                for id in missing {
+                // What the catalog knows as damaged or gone may be whole there, by a command that copied it: the job looks.
+                for id in missing.into_iter().chain(alone) {
                     self.ask_for_copy(id).await;
                 }
                 left
@@ -257,6 +333,37 @@ impl Worker {
             }
         }
     }
+}
+
+/// What came of a copy's job.
+enum Came {
+    /// The backup is in both stores.
+    Copied(Copied),
+    /// It is in the second one alone.
+    Found(Found),
+}
+
+/// A backup that only the second store has whole.
+struct Found {
+    manifest: Box<Manifest>,
+    place: String,
+    /// What that says of the first copy, and why.
+    health: Health,
+    why: String,
+}
+
+/// What reading the first copy to its end has shown; `None`: nothing, it could only not be read.
+const fn found_out(error: &VaultError) -> Option<Health> {
+    match error {
+        VaultError::Lost(_) | VaultError::NotFound { .. } => Some(Health::Lost),
+        // Not what another passphrase than ours, or a newer pgseal, has sealed: that may be as whole as ever.
+        VaultError::SealedDigest { .. } | VaultError::Replaced { .. } => Some(Health::Corrupt),
+        _ => None,
+    }
+}
+
+fn other_digest() -> String {
+    "the catalog records another digest than the manifest\nhint: pgseal catalog reconcile says which is right".to_owned()
 }
 
 /// Whether a copy was read and found wanting, or is not there.

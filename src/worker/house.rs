@@ -6,9 +6,11 @@
 use std::time::{Duration, Instant};
 
 use super::copy::Left;
+use super::safety::IN_SECOND;
 use super::{Stop, Worker};
-use crate::catalog::{Ended, Ending, JobStatus, RunningJob, Settlement, Task};
+use crate::catalog::{Ended, Ending, InSecond, JobStatus, RunningJob, Settlement, Task};
 use crate::model::explanation::explain;
+use crate::model::ids::Uid;
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::queue::QueueError;
@@ -16,7 +18,7 @@ use crate::queue::maintenance::{Abandoned, Verdict};
 use crate::queue::rq::names::{JobId, WorkerName};
 use crate::reconcile;
 use crate::restore;
-use crate::vault::{Entry, Selector, VaultError};
+use crate::vault::{Entry, Selector, Vault, VaultError, Which};
 
 /// How often jobs that are due are put into their queues, where none is known to be due sooner.
 const DUE_INTERVAL: Duration = Duration::from_secs(5);
@@ -74,10 +76,14 @@ impl Worker {
     async fn settle_dead(&self) -> Result<(), String> {
         let running = self.dispatch.catalog.running().await;
         let running = running.map_err(|error| explain(&error))?;
+        let mut first = Ok(());
         for row in running.iter().filter(|row| row.is_expired) {
-            self.settle_one(row).await?;
+            // One that cannot be settled yet keeps no other from it.
+            if let Err(error) = self.settle_one(row).await {
+                first = first.and(Err(format!("{}: {error}", row.task)));
+            }
         }
-        Ok(())
+        first
     }
 
     async fn settle_one(&self, row: &RunningJob) -> Result<(), String> {
@@ -88,7 +94,14 @@ impl Worker {
         );
         let manifest = self.finished_by(row).await?;
         let settlement = match &manifest {
-            Some(manifest) => Settlement::Completed(manifest),
+            Some((manifest, Which::First)) => Settlement::Completed(manifest),
+            Some((manifest, Which::Second)) => {
+                let in_second = InSecond {
+                    read_back_from: None,
+                    reason: IN_SECOND,
+                };
+                Settlement::CompletedInSecond(manifest, in_second)
+            }
             // Where no try is left, or somebody wanted it ended, that is what it becomes.
             None => Settlement::Ended(Ending::Retried {
                 stage,
@@ -122,8 +135,9 @@ impl Worker {
         told.await.map(drop).map_err(|error| explain(&error))
     }
 
-    /// The manifest of a backup whose worker died after it was complete. What it left unfinished is taken away.
-    async fn finished_by(&self, row: &RunningJob) -> Result<Option<Manifest>, String> {
+    /// The manifest of a backup whose worker died after it was complete, and in which store that is. What it left unfinished is
+    /// taken away.
+    async fn finished_by(&self, row: &RunningJob) -> Result<Option<(Manifest, Which)>, String> {
         let (Task::Backup(_), Some(uid), Some(key)) = (row.task, row.uid, &row.object_key) else {
             return Ok(None);
         };
@@ -131,14 +145,25 @@ impl Worker {
             return Ok(None);
         };
         let vault = &self.stages.vault;
-        match vault.find(&Selector::Key(key.clone())).await {
-            Ok(Entry::Complete(manifest)) if manifest.uid == uid => return Ok(Some(*manifest)),
-            Ok(_) | Err(VaultError::NotFound { .. } | VaultError::Unfinished(_)) => {}
+        match vault.find_either(&Selector::Key(key.clone())).await {
+            Ok(found) => match found.entry {
+                Entry::Complete(manifest) if manifest.uid == uid => {
+                    return Ok(Some((*manifest, found.copy)));
+                }
+                _ => {}
+            },
+            Err(VaultError::NotFound { .. } | VaultError::Unfinished(_)) => {}
             Err(error) => return Err(explain(&error)),
         }
         // What was on the way, not a whole object: should the worker live on, its upload cannot complete any more.
         let aborted = vault.store.abort_uploads_of(&key, uid).await;
         aborted.map_err(|error| explain(&error))?;
+        if let Some(second) = &vault.second {
+            // A second store that is down keeps nothing waiting: what is left there is cleaned up by its age.
+            if let Err(error) = second.in_haste().abort_uploads_of(&key, uid).await {
+                tracing::debug!(%error, object.key = %key, "An upload may be left in the second store");
+            }
+        }
         Ok(None)
     }
 
@@ -149,21 +174,11 @@ impl Worker {
         let (Task::Backup(_), Some(uid), Some(Ok(key))) = (row.task, row.uid, key) else {
             return Ok(());
         };
-        let vault = &self.stages.vault;
-        match vault.find(&Selector::Key(key.clone())).await {
-            Ok(Entry::Unfinished(_)) => {}
-            Ok(_) | Err(VaultError::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(explain(&error)),
+        discard_in(&self.stages.vault.with(Which::First), &key, uid).await?;
+        match self.stages.vault.second() {
+            Some(second) => discard_in(&second, &key, uid).await,
+            None => Ok(()),
         }
-        let head = vault.store.head(&key).await;
-        let head = head.map_err(|error| explain(&error))?;
-        // Without its uid it is somebody else's, however it is called.
-        if head.is_some_and(|head| head.uid == Some(uid)) {
-            let deleted = vault.store.delete(&key).await;
-            deleted.map_err(|error| explain(&error))?;
-            tracing::info!(object.key = %key, "Housekeeping deleted an object that was never completed");
-        }
-        Ok(())
     }
 
     /// Jobs whose worker is silent on Redis. The catalog says what became of them, where it knows them.
@@ -268,6 +283,24 @@ impl Worker {
             }
         }
     }
+}
+
+/// Of one of the two stores.
+async fn discard_in(vault: &Vault, key: &ObjectKey, uid: Uid) -> Result<(), String> {
+    match vault.find(&Selector::Key(key.clone())).await {
+        Ok(Entry::Unfinished(_)) => {}
+        Ok(_) | Err(VaultError::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(explain(&error)),
+    }
+    let head = vault.store.head(key).await;
+    let head = head.map_err(|error| explain(&error))?;
+    // Without its uid it is somebody else's, however it is called.
+    if head.is_some_and(|head| head.uid == Some(uid)) {
+        let deleted = vault.store.delete(key).await;
+        deleted.map_err(|error| explain(&error))?;
+        tracing::info!(object.key = %key, "Housekeeping deleted an object that was never completed");
+    }
+    Ok(())
 }
 
 /// What becomes of a job on Redis whose row is in this state.

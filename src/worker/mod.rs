@@ -20,6 +20,7 @@ mod end;
 mod house;
 mod prune;
 mod run;
+mod safety;
 mod state;
 mod stop;
 mod supervise;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::safety::{self, Made};
 use super::supervise::{Reason, Running, Supervised};
 use super::{Stop, Worker};
-use crate::backup::{self, BackupRequest, Stages};
+use crate::backup::{BackupRequest, Stages};
 use crate::catalog::{
     BackupRow, Claim, Compared, Ended, Health, JobStatus, Lease, OfJob, RestoreFacts, RestoreMode,
     RestoreRow, Task,
@@ -118,10 +119,6 @@ impl Worker {
             Ok(target) => target,
             Err(text) => return self.failed(taken, &lease, "prepare", text).await,
         };
-        let (stages, made_in) = match row.kind {
-            BackupKind::PreRestore => restore::with_a_store_that_answers(&stages).await,
-            _ => (stages, Which::First),
-        };
         let request = backup_request(connection, &row, &lease);
         let progress = Arc::new(Progress::default());
         let running = Running {
@@ -132,12 +129,12 @@ impl Worker {
             cancel: CancellationToken::new(),
         };
         let cancel = running.cancel.clone();
-        let work = backup::run(&stages, &request, &progress, &cancel);
+        let work = safety::make(&stages, &request, &progress, &cancel);
         let supervised = self.supervise(running, stop, work).await;
         let stage = progress.read().stage;
         match supervised {
-            Supervised::Done(Ok(manifest)) | Supervised::Ended(_, Some(Ok(manifest))) => {
-                self.backup_made(id, &lease, &manifest, made_in).await
+            Supervised::Done(Ok(made)) | Supervised::Ended(_, Some(Ok(made))) => {
+                self.backup_made(id, &lease, &made).await
             }
             Supervised::Done(Err(error)) => {
                 self.failed(taken, &lease, &stage, explain(&error)).await
@@ -199,17 +196,10 @@ impl Worker {
     }
 
     /// The backup exists; what remains is to say so.
-    async fn backup_made(
-        &self,
-        id: BackupId,
-        lease: &Lease,
-        manifest: &Manifest,
-        made_in: Which,
-    ) -> Ending {
+    async fn backup_made(&self, id: BackupId, lease: &Lease, made: &Made) -> Ending {
+        let manifest = &made.manifest;
         let told = self
-            .until_told(lease, async || {
-                self.dispatch.catalog.complete_backup(lease, manifest).await
-            })
+            .until_told(lease, async || self.record_made(lease, made).await)
             .await;
         match told {
             // The restore that waited for it is pending now; its job is released with ours.
@@ -217,14 +207,14 @@ impl Worker {
                 tracing::info!(backup.id = %id, backup.name = manifest.name, plain_bytes = manifest.plain_bytes,
                     sealed_bytes = manifest.sealed_bytes, tables = manifest.tables.len(), rows = manifest.row_count(),
                     "Backup is complete");
-                match made_in {
-                    Which::First => self.after_backup(id, manifest).await,
-                    Which::Second => self.is_in_second_alone(id, manifest).await,
+                // What follows is about the first store.
+                if made.place == Which::First {
+                    self.after_backup(id, manifest).await;
                 }
                 Ending::Success(backup_value(id, manifest))
             }
             Some(Ended::Lost) => {
-                self.take_back_without_dump(manifest, made_in).await;
+                self.take_back_without_dump(made).await;
                 Ending::Lost
             }
             None => {
@@ -237,8 +227,9 @@ impl Worker {
 
     /// Who settled the row meanwhile may have taken this backup's dump for that of a dead worker; its manifest is then no
     /// backup's. Otherwise it is a backup, whoever has the row.
-    async fn take_back_without_dump(&self, manifest: &Manifest, made_in: Which) {
-        let vault = self.stages.vault.with(made_in);
+    async fn take_back_without_dump(&self, made: &Made) {
+        let manifest = &made.manifest;
+        let vault = self.stages.vault.with(made.place);
         let Ok(key) = ObjectKey::parse(&manifest.object_key) else {
             return;
         };

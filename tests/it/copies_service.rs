@@ -3,11 +3,17 @@
 
 use std::path::Path;
 
+use pgseal::catalog::{Again, AtFault, Catalog};
+use pgseal::model::ids::BackupId;
+use rustix::process::Signal;
+
 use crate::harness::api::Api;
+use crate::harness::catalog::connection;
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::postgres::Postgres;
 use crate::harness::receiver::Receiver;
 use crate::harness::s3::{Action, S3Server};
+use crate::harness::seaweed::runtime;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
 
@@ -226,7 +232,7 @@ fn with_the_first_store_down_a_restore_saves_into_the_second() {
     service.database.psql("DELETE FROM events");
     let damaged = Content::of(server, &service.database.name);
     let before = first.objects();
-    first.hook(|_| Action::Answer(503, "<Error><Code>SlowDown</Code></Error>"));
+    first.hook(|_| DENIED);
 
     let asked = service
         .pgseal
@@ -249,14 +255,79 @@ fn with_the_first_store_down_a_restore_saves_into_the_second() {
     let key = service.backup(safety, "object_key");
     assert!(second.objects().contains(&key));
     assert_eq!(first.objects(), before);
+    // Whoever cannot read the first copy says nothing of the second; what reading that shows is another matter.
+    let state = |of| {
+        runtime().block_on(async {
+            let catalog = Catalog::open(&connection(&service.catalog.url)).await;
+            let id = BackupId::new(safety).unwrap();
+            let failed = catalog.unwrap();
+            let failed = failed
+                .copy_failed(id, "there", (of, "it is down"), Again::No)
+                .await;
+            failed.unwrap();
+        });
+        copy_state(&service, safety)
+    };
+    assert_eq!(state(AtFault::First), "confirmed");
+    assert_eq!(state(AtFault::Second), "failed");
+    service.catalog.psql(&format!(
+        "UPDATE pgseal.backups SET copy_state = 'none', copy_at = NULL, copy_place = NULL, copy_error = NULL WHERE id = {safety}"
+    ));
 
     // The first store is there again, without it: it is still the way back.
     first.hook(|_| Action::Pass);
+    let worker = service.worker("finder");
+    until_copied(&service, safety, "confirmed");
+    Service::end(worker);
     let api = Api::of(service);
     let undo = format!("/api/admin/backups/restores/{restore}/rollback");
     api.json(202, "POST", &undo, "");
     api.service.burst();
     assert_same(&damaged, &Content::of(server, &api.service.database.name));
+}
+
+/// A worker is killed while it reads such a safety backup back: the next one finds it where it is, and the restore goes on.
+#[test]
+fn a_safety_backup_in_the_second_store_outlives_its_worker() {
+    let (service, first, second) = with_two_stores();
+    let id = replicated(&service);
+    let server = Postgres::shared();
+    let backup = Content::of(server, &service.database.name);
+    service.database.psql("DELETE FROM events");
+    first.hook(|_| DENIED);
+    let (reads, reading) = std::sync::mpsc::channel();
+    second.hook(move |call| {
+        let is_safety = call.key.contains("pre_restore") && call.key.ends_with(".dump.gpg");
+        if call.operation == "GetObject" && is_safety {
+            let _gone = reads.send(());
+            return Action::Hang(std::time::Duration::from_secs(600));
+        }
+        Action::Pass
+    });
+    let doomed = service.worker("doomed");
+    let asked = service.enqueue_restore(id);
+    reading.recv().unwrap();
+    doomed.signal(Signal::KILL);
+    doomed.wait();
+    second.hook(|_| Action::Pass);
+    let restore = asked["restore_id"].as_i64().unwrap();
+    let safety: i64 = service
+        .restore(restore, "safety_backup_id")
+        .parse()
+        .unwrap();
+    assert_eq!(service.backup(safety, "status"), "running");
+
+    let worker = service.worker("next");
+    until("the restore", || {
+        service.restore(restore, "status") == "completed"
+    });
+    assert_eq!(service.backup(safety, "health || ' ' || attempt"), "lost 1");
+    assert_same(&backup, &Content::of(server, &service.database.name));
+    Service::end(worker);
+    // Housekeeping has it read when it looks next.
+    let worker = service.worker("later");
+    until_copied(&service, safety, "confirmed");
+    Service::end(worker);
 }
 
 /// A backup that only the second store has, by a command that copied it, counts as one that can be restored.

@@ -580,7 +580,7 @@ fn what_the_catalog_knows_keeps_backups() {
         };
         // The first look gives them rows.
         retention.plan(wishes).await.unwrap();
-        let rows = catalog.retained("default", &[], None).await.unwrap();
+        let rows = catalog.retained("default", &[]).await.unwrap();
         let id = |of: &Manifest| rows.iter().find(|row| row.uid == Some(of.uid)).unwrap().id;
         catalog
             .request_restore(&restore_of(id(&made[0]), "elsewhere", Safety::Skip))
