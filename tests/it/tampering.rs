@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pgseal::model::object_key::{Layout, ObjectKey};
 use pgseal::model::passphrase::Passphrase;
 use pgseal::progress::Progress;
+use pgseal::seal::Digester;
 use pgseal::store::{Store, StoreSettings};
 use pgseal::vault::{Limits, Selector, Vault, VaultError};
 
@@ -232,6 +233,43 @@ fn manifests_and_dumps_belong_together() {
     one.assert_refused("a dump that is gone");
     fs::write(&one.dump, &dump).unwrap();
     one.pgseal.ok(&["verify", &one.name]);
+}
+
+/// Row 89: another dump, sealed by somebody who has the passphrase, with a manifest that fits but for the digest of what is
+/// inside: pg_restore itself would read it without a word.
+#[test]
+fn content_that_was_changed_and_sealed_anew_is_refused() {
+    let sample = sample("resealed");
+    let gpg = Gpg::new();
+    let mut plain = gpg.decrypt(&sample.dump, PASSPHRASE);
+    let at = plain
+        .windows(32)
+        .position(|bytes| bytes.iter().all(u8::is_ascii_hexdigit))
+        .unwrap();
+    plain[at] ^= 1;
+    let readable = sample.pgseal.file("changed.dump");
+    fs::write(&readable, &plain).unwrap();
+    let mut pg_restore = Postgres::shared().client("pg_restore", "postgres");
+    pg_restore.env_remove("PGDATABASE");
+    run(pg_restore.args(["--file", "/dev/null"]).arg(&readable));
+
+    let sealed = gpg.encrypt(&plain, PASSPHRASE, &[]);
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&gpg.decrypt(&sample.manifest, PASSPHRASE)).unwrap();
+    manifest["sealed_bytes"] = sealed.len().into();
+    manifest["sealed_sha256"] = Digester::of(&sealed).to_string().into();
+    fs::write(&sample.dump, &sealed).unwrap();
+    let written = gpg.encrypt(manifest.to_string().as_bytes(), PASSPHRASE, &[]);
+    fs::write(&sample.manifest, written).unwrap();
+    let said = sample.pgseal.fails(4, &["verify", &sample.name]);
+    assert!(said.contains("is not the one that was sealed"), "{said}");
+    sample.assert_refused("content that was changed");
+
+    // With the digest of what is inside now, nothing is wrong with it.
+    manifest["plain_sha256"] = Digester::of(&plain).to_string().into();
+    let written = gpg.encrypt(manifest.to_string().as_bytes(), PASSPHRASE, &[]);
+    fs::write(&sample.manifest, written).unwrap();
+    sample.pgseal.ok(&["verify", &sample.name]);
 }
 
 /// Rows 71 and 73.
