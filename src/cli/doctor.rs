@@ -13,6 +13,7 @@ use crate::config::{self, ConfigError, NotifyArgs, Settings};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kept::KeptAs;
+use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
 use crate::notify::Channel;
 use crate::pg::inspect::{self, KeptDatabase, Session};
@@ -265,17 +266,62 @@ async fn passphrases_open(vault: &Vault) -> Vec<Finding> {
     let (Some(newest), Some(oldest)) = (ours.first(), ours.last()) else {
         return vec![Finding::ok("backups", "none yet")];
     };
-    let mut findings = vec![opens("newest backup", newest)];
+    let openers = [
+        openers(vault, newest.key()).await,
+        openers(vault, oldest.key()).await,
+    ];
+    let mut findings = vec![opens("newest backup", newest, &openers[0])];
     if ours.len() > 1 {
-        findings.push(opens("oldest backup", oldest));
+        findings.push(opens("oldest backup", oldest, &openers[1]));
     }
+    findings.extend((1..vault.passphrases.len()).map(|number| old_passphrase(number, &openers)));
     findings
 }
 
-fn opens(subject: &'static str, entry: &Entry) -> Finding {
+/// Which passphrases open a backup's manifest, by their number: today's is 0. Several may be the same one.
+async fn openers(vault: &Vault, key: &str) -> Vec<usize> {
+    let Ok(key) = ObjectKey::parse(key) else {
+        return Vec::new();
+    };
+    let mut openers = Vec::new();
+    for (number, passphrase) in vault.passphrases.iter().enumerate() {
+        let alone = Vault {
+            passphrases: vec![passphrase.clone()],
+            ..vault.clone()
+        };
+        if alone.read_manifest(&key).await.is_ok() {
+            openers.push(number);
+        }
+    }
+    openers
+}
+
+fn passphrase_name(number: usize) -> String {
+    match number {
+        0 => "today's passphrase".to_owned(),
+        number => format!("old passphrase {number}"),
+    }
+}
+
+/// What each old passphrase is still needed for, as far as the two show it.
+fn old_passphrase(number: usize, [newest, oldest]: &[Vec<usize>; 2]) -> Finding {
+    let opens = match (newest.contains(&number), oldest.contains(&number)) {
+        (true, true) => "opens the newest and the oldest backup",
+        (true, false) => "opens the newest backup",
+        (false, true) => "opens the oldest backup",
+        (false, false) => {
+            "opens neither the newest nor the oldest backup; one between them may need it"
+        }
+    };
+    Finding::ok("passphrase", format!("{} {opens}", passphrase_name(number)))
+}
+
+fn opens(subject: &'static str, entry: &Entry, openers: &[usize]) -> Finding {
     match entry {
         Entry::Complete(manifest) => {
-            Finding::ok(subject, format!("a passphrase opens {}", manifest.name))
+            let opener = openers.first().copied().map(passphrase_name);
+            let opener = opener.as_deref().unwrap_or("a passphrase");
+            Finding::ok(subject, format!("{opener} opens {}", manifest.name))
         }
         Entry::Lost(manifest) => Finding::problem(
             subject,

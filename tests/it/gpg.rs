@@ -205,7 +205,8 @@ fn fetch_gives_the_dump_or_the_sealed_object() {
     );
 }
 
-/// Row 72: backups of two passphrases, each restored, and each opened by its own alone.
+/// Rows 72 and 137: backups of two passphrases, each restored, and each opened by its own alone; and the doctor says which one
+/// opens which.
 #[test]
 fn old_passphrases_open_old_backups() {
     let server = Postgres::shared();
@@ -240,7 +241,17 @@ fn old_passphrases_open_old_backups() {
         gpg.decrypt(&sealed, "dummy-the-new-passphrase").len() as u64,
         new["plain_bytes"]
     );
-    pgseal.ok(&["doctor"]);
+    let found = pgseal.json(&["doctor"]);
+    let name = |made: &serde_json::Value| made["name"].as_str().unwrap().to_owned();
+    for (subject, said) in [
+        ("newest backup", format!("today's passphrase opens {}", name(&new))),
+        ("oldest backup", format!("old passphrase 2 opens {}", name(&old))),
+        ("passphrase", "old passphrase 1 opens neither the newest nor the oldest backup; one between them may need it".to_owned()),
+        ("passphrase", "old passphrase 2 opens the oldest backup".to_owned()),
+    ] {
+        let is_said = |line: &&serde_json::Value| line["subject"] == subject && line["found"] == said.as_str();
+        assert!(found.as_array().unwrap().iter().any(|line| is_said(&line)), "{subject}: {said}: {found}");
+    }
     for (made, rows) in [(&old, "1"), (&new, "2")] {
         let target = server.name("rotated_copy");
         let name = made["name"].as_str().unwrap();
