@@ -213,7 +213,8 @@ impl Catalog {
         Ok(ids.filter_map(BackupId::new).collect())
     }
 
-    /// How many backups are not in both stores, each confirmed, the second one being `second`; and since when the oldest of them is complete.
+    /// How many backups are not in both stores, each confirmed, the second one being `second`; and since when the oldest of
+    /// them is complete.
     ///
     /// # Errors
     /// The catalog fails.

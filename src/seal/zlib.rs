@@ -2,7 +2,8 @@
 //! be what everything else waits for.
 //!
 //! Blocks are compressed beside each other, as pigz does it: each has the end of the one before as its dictionary, and ends
-//! on a byte, by a sync flush, so that one behind the other they are one stream for every reader.
+//! on a byte, by a sync flush, so that one behind the other they are one stream for every reader. The crate that does the
+//! same (`gzp`) makes zlib streams with C libraries alone.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -110,14 +110,7 @@ fn a_backup_is_copied_to_the_byte_and_only_once() {
     // It is a backup by itself, where the second store is all that is left.
     drop(first);
     second.set_up(&mut pgseal);
-    for setting in [
-        "ENDPOINT_URL",
-        "BUCKET",
-        "ACCESS_KEY_ID",
-        "SECRET_ACCESS_KEY",
-    ] {
-        pgseal.unset(&format!("BACKUP_COPY_S3_{setting}"));
-    }
+    S3Server::take_out_copy(&mut pgseal);
     let (_, said) = restored(&pgseal, &source, "latest");
     assert!(!said.contains("second"), "{said}");
 }

@@ -28,6 +28,17 @@ fn with_two_stores() -> (Service, S3Server, S3Server) {
     (service, first, second)
 }
 
+/// A service with a backup that was made before there was a second store.
+fn with_a_second_store_since() -> (Service, i64, S3Server, S3Server) {
+    let (first, second) = (S3Server::start(), S3Server::start());
+    let mut service = Service::start();
+    first.set_up(&mut service.pgseal);
+    let (id, _) = service.enqueue_backup();
+    service.burst();
+    second.set_up_copy(&mut service.pgseal);
+    (service, id, first, second)
+}
+
 /// A backup that was asked for and is in both stores.
 fn replicated(service: &Service) -> i64 {
     let (id, _) = service.enqueue_backup();
@@ -279,6 +290,12 @@ fn with_the_first_store_down_a_restore_saves_into_the_second() {
     let worker = service.worker("finder");
     until_copied(&service, safety, "confirmed");
     Service::end(worker);
+    // Nor is what somebody says of it forgotten, because the first store does not have it.
+    service.pgseal.ok(&["release", &key]);
+    service.pgseal.ok(&["prune"]);
+    let is_released =
+        |store: &S3Server| store.objects().iter().any(|key| key.contains("released_"));
+    assert!(is_released(&first) && is_released(&second));
     let api = Api::of(service);
     let undo = format!("/api/admin/backups/restores/{restore}/rollback");
     api.json(202, "POST", &undo, "");
@@ -333,12 +350,7 @@ fn a_safety_backup_in_the_second_store_outlives_its_worker() {
 /// A backup that only the second store has, by a command that copied it, counts as one that can be restored.
 #[test]
 fn one_that_only_the_second_store_has_is_found() {
-    let (first, second) = (S3Server::start(), S3Server::start());
-    let mut service = Service::start();
-    first.set_up(&mut service.pgseal);
-    let (id, _) = service.enqueue_backup();
-    service.burst();
-    second.set_up_copy(&mut service.pgseal);
+    let (mut service, id, first, _second) = with_a_second_store_since();
     service.pgseal.unset("CATALOG_DATABASE_URL");
     service.pgseal.ok(&["copy", "latest"]);
     let catalog = service.catalog.url.clone();
@@ -370,14 +382,7 @@ fn a_second_store_that_is_not_configured_holds_nothing() {
     let plan = |service: &Service| service.pgseal.ok(&["prune", "--plan"]);
     assert!(!plan(&service).contains("damaged"));
 
-    for setting in [
-        "ENDPOINT_URL",
-        "BUCKET",
-        "ACCESS_KEY_ID",
-        "SECRET_ACCESS_KEY",
-    ] {
-        service.pgseal.unset(&format!("BACKUP_COPY_S3_{setting}"));
-    }
+    S3Server::take_out_copy(&mut service.pgseal);
     assert!(plan(&service).contains("damaged"), "{}", plan(&service));
     let api = Api::of(service);
     let of = api.json(200, "GET", &format!("/api/admin/backups/{other}"), "");
@@ -387,12 +392,7 @@ fn a_second_store_that_is_not_configured_holds_nothing() {
 /// By a command, where there is a catalog, it is known at once.
 #[test]
 fn a_copy_by_a_command_is_recorded() {
-    let (first, second) = (S3Server::start(), S3Server::start());
-    let mut service = Service::start();
-    first.set_up(&mut service.pgseal);
-    let (id, _) = service.enqueue_backup();
-    service.burst();
-    second.set_up_copy(&mut service.pgseal);
+    let (service, id, _first, _second) = with_a_second_store_since();
     service.pgseal.ok(&["copy", "latest"]);
     assert_eq!(copy_state(&service, id), "confirmed");
     assert_eq!(service.backup(id, "copy_sha256 = sealed_sha256"), "t");

@@ -214,6 +214,18 @@ impl S3Server {
             .set("BACKUP_COPY_S3_SECRET_ACCESS_KEY", COPY_SECRET_KEY);
     }
 
+    /// Takes that back: there is no second store.
+    pub fn take_out_copy(pgseal: &mut Pgseal) {
+        for setting in [
+            "ENDPOINT_URL",
+            "BUCKET",
+            "ACCESS_KEY_ID",
+            "SECRET_ACCESS_KEY",
+        ] {
+            pgseal.unset(&format!("BACKUP_COPY_S3_{setting}"));
+        }
+    }
+
     /// How the library reaches this bucket, with little patience: what repeats, repeats at once.
     pub fn settings(&self, spool_folder: &Path) -> S3Settings {
         settings(&self.endpoint, BUCKET, spool_folder)
