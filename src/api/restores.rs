@@ -29,6 +29,7 @@ use crate::model::manifest::Manifest;
 use crate::model::target::TargetName;
 use crate::restore::plan::{self, Plan, PlanId, Subject, Way, Wishes};
 use crate::restore::{self, RestoreError};
+use crate::store::Store;
 use crate::vault::Which;
 
 /// Tables that a plan names; of a database with more, the others are counted.
@@ -235,6 +236,7 @@ pub(super) async fn create(
             body.confirm.as_deref(),
         )?;
         require_complete(&row)?;
+        require_in_reach(&api, &row)?;
         let wishes = Wishes::of(body.mode.into(), &choices);
         if let Ok(manifest) = manifest_of(&api, &row).await {
             restore::require_selected(&manifest, &wishes).map_err(|error| unselected(&error))?;
@@ -283,6 +285,21 @@ fn accepted(row: RestoreRow) -> Response {
     let location = format!("/api/admin/backups/restores/{}", row.id);
     let record = Json(RestoreRecord::from(row));
     (StatusCode::ACCEPTED, [(header::LOCATION, location)], record).into_response()
+}
+
+/// A backup that is whole in a second store alone can be restored only while that one is configured.
+fn require_in_reach(api: &Api, row: &BackupRow) -> Result<(), Problem> {
+    let second = api.parts.vault.second.as_ref().map(Store::describe);
+    if !row.is_only_second() || row.copy_place == second {
+        return Ok(());
+    }
+    let place = row.copy_place.as_deref().unwrap_or("another store");
+    Err(Problem::new(
+        StatusCode::CONFLICT,
+        "backup_not_restorable",
+        "The backup is whole in a second store alone, which is not the configured one. Configure it again, as BACKUP_COPY_STORE or BACKUP_COPY_S3_*.",
+    )
+    .because(format!("it is {}, and its copy is in {place}", row.health)))
 }
 
 fn require_confirmed(

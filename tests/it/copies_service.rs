@@ -188,14 +188,14 @@ fn a_restore_takes_the_second_copy_and_records_it() {
     let before = Content::of(server, &service.database.name);
     damage(&first.bucket().join(service.backup(id, "object_key")));
 
-    let api = Api::of(service);
-    let service = &api.service;
-    let verify = || {
+    let mut api = Api::of(service);
+    let verify = |api: &Api| {
         let path = format!("/api/admin/backups/{id}/verify");
         api.json(202, "POST", &path, "");
-        service.burst();
+        api.service.burst();
     };
-    verify();
+    verify(&api);
+    let service = &api.service;
     assert_eq!(service.backup(id, "health"), "CORRUPT");
     assert!(
         service
@@ -223,9 +223,24 @@ fn a_restore_takes_the_second_copy_and_records_it() {
     assert_eq!(kept.code, 0, "{kept}");
     assert_eq!(service.backup(id, "deletion"), "kept");
 
+    // Without the second store in the settings there is nothing to restore from, and nothing is begun.
+    api.stop();
+    S3Server::take_out_copy(&mut api.service.pgseal);
+    api.run();
+    let path = format!("/api/admin/backups/{id}/restore");
+    let refused = api.problem(409, "backup_not_restorable", ("POST", &path, ""));
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("BACKUP_COPY_STORE"), "{detail}");
+    let asked = "SELECT count(*) FROM pgseal.restores";
+    assert_eq!(api.service.catalog.psql(asked), "1");
+    api.stop();
+    second.set_up_copy(&mut api.service.pgseal);
+    api.run();
+
     // Both are damaged: the row says so, and nobody may restore it any more.
+    let service = &api.service;
     damage(&second.bucket().join(service.backup(id, "object_key")));
-    verify();
+    verify(&api);
     assert_eq!(copy_state(service, id), "failed");
     let refused = service.pgseal.run(&["enqueue", "restore", &id.to_string()]);
     assert_ne!(refused.code, 0, "{refused}");
