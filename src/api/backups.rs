@@ -277,7 +277,7 @@ pub(super) async fn create(
             },
         }
     };
-    let row = audited(&api, &asking.act(ACTION), None, work).await?;
+    let row = audited(&api, &asking.act(ACTION), None, Box::pin(work)).await?;
     api.forget_totals().await;
     let location = format!("/api/admin/backups/{}", row.id);
     let location = [(header::LOCATION, location)];
@@ -411,7 +411,13 @@ pub(super) async fn verify(
     Id(id): Id<BackupId>,
 ) -> Result<(StatusCode, Json<Enqueued>), Problem> {
     let act = asking.act("backup.verify");
-    send(&api, &act, id, api.parts.dispatch.verify(id, api.now())).await
+    send(
+        &api,
+        &act,
+        id,
+        Box::pin(api.parts.dispatch.verify(id, api.now())),
+    )
+    .await
 }
 
 pub(super) fn require_complete(row: &BackupRow) -> Result<ObjectKey, Problem> {
@@ -445,7 +451,13 @@ pub(super) async fn drill(
     Id(id): Id<BackupId>,
 ) -> Result<(StatusCode, Json<Enqueued>), Problem> {
     let act = asking.act("backup.drill");
-    send(&api, &act, id, api.parts.dispatch.drill(id, api.now())).await
+    send(
+        &api,
+        &act,
+        id,
+        Box::pin(api.parts.dispatch.drill(id, api.now())),
+    )
+    .await
 }
 
 /// Puts a job into the queue that has no row of its own.

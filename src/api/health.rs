@@ -54,9 +54,10 @@ pub(super) async fn alive() -> Result<Json<Alive>, Problem> {
     (status = 503, description = "One of them does not", body = Readiness),
 ))]
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Readiness>) {
-    let found = api
-        .readiness
-        .get((), async { Ok::<_, Infallible>(look(&api).await) });
+    let found = api.readiness.get(
+        (),
+        Box::pin(async { Ok::<_, Infallible>(look(&api).await) }),
+    );
     let Ok(readiness) = found.await;
     let status = if readiness.status == "ready" {
         StatusCode::OK

@@ -247,7 +247,7 @@ pub(super) async fn create(
         };
         begin(&api, &act, wanted).await
     };
-    let row = audited(&api, &act, Some(Task::Backup(id)), work).await?;
+    let row = audited(&api, &act, Some(Task::Backup(id)), Box::pin(work)).await?;
     api.forget_totals().await;
     Ok(accepted(row))
 }
@@ -616,7 +616,7 @@ pub(super) async fn rollback(
         let undoing = wanted(safety, name, Mode::InPlace, SafetyWord::Backup);
         begin(&api, &act, undoing).await
     };
-    let row = audited(&api, &act, Some(Task::Restore(id)), work).await?;
+    let row = audited(&api, &act, Some(Task::Restore(id)), Box::pin(work)).await?;
     api.forget_totals().await;
     Ok(accepted(row))
 }

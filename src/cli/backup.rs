@@ -116,7 +116,7 @@ impl BackupArgs {
         let request = self.request(target, &context.settings)?;
         let mut stages = context.settings.stages(context.clock).await?;
         stages.vault = stages.vault.of_target(target)?;
-        let made = backup::run(&stages, &request, progress, &context.cancel);
+        let made = Box::pin(backup::run(&stages, &request, progress, &context.cancel));
         let manifest = context.progress.show(progress, made).await?;
         Ok((manifest, stages.vault))
     }

@@ -32,6 +32,7 @@ mod token;
 mod verify;
 mod worker;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -186,11 +187,11 @@ impl Cli {
         match self.command {
             Command::Worker(arguments) => {
                 let stop = Stop::default();
-                let served = arguments.run(&context, &stop);
+                let served = Box::pin(arguments.run(&context, &stop));
                 signals::until_stopped(served, || stop.request(), format).await
             }
             Command::Serve(arguments) => {
-                let served = arguments.run(&context, &cancel);
+                let served = Box::pin(arguments.run(&context, &cancel));
                 signals::until_stopped(served, || cancel.cancel(), format).await
             }
             command => {
@@ -201,45 +202,51 @@ impl Cli {
     }
 }
 
+/// A command at work. Boxed, because all of them side by side on the stack would take megabytes.
+type Work<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+
 impl Command {
-    async fn run(self, context: &Context) -> anyhow::Result<()> {
+    fn run(self, context: &Context) -> Work<'_> {
         match self {
             // These end by themselves when they are told to, because something may have to be undone.
-            Self::Backup(arguments) => arguments.run(context).await,
-            Self::Restore(arguments) => arguments.run(context).await,
-            Self::Drill(arguments) => arguments.run(context).await,
-            Self::Copy(arguments) => arguments.run(context).await,
-            Self::Rollback(arguments) => arguments.run(context).await,
-            Self::RunScheduled(arguments) => arguments.run(context).await,
+            Self::Backup(arguments) => Box::pin(arguments.run(context)),
+            Self::Restore(arguments) => Box::pin(arguments.run(context)),
+            Self::Drill(arguments) => Box::pin(arguments.run(context)),
+            Self::Copy(arguments) => Box::pin(arguments.run(context)),
+            Self::Rollback(arguments) => Box::pin(arguments.run(context)),
+            Self::RunScheduled(arguments) => Box::pin(arguments.run(context)),
             // These can be left at any point: what they hold goes with them.
-            Self::List(arguments) => context.leave(arguments.run(context)).await,
-            Self::Show(arguments) => context.leave(arguments.run(context)).await,
-            Self::Verify(arguments) => context.leave(arguments.run(context)).await,
-            Self::Fetch(arguments) => context.leave(arguments.run(context)).await,
-            Self::Kept(arguments) => context.leave(arguments.run(context)).await,
-            Self::Delete(arguments) => context.leave(arguments.run(context)).await,
-            Self::Prune(arguments) => context.leave(arguments.run(context)).await,
-            Self::Accept(arguments) => context.leave(arguments.run(context)).await,
-            Self::Release(arguments) => context.leave(arguments.run(context)).await,
-            Self::Doctor(arguments) => context.leave(arguments.run(context)).await,
-            Self::Enqueue(arguments) => context.leave(arguments.run(context)).await,
+            Self::List(arguments) => context.leave(arguments.run(context)),
+            Self::Show(arguments) => context.leave(arguments.run(context)),
+            Self::Verify(arguments) => context.leave(arguments.run(context)),
+            Self::Fetch(arguments) => context.leave(arguments.run(context)),
+            Self::Kept(arguments) => context.leave(arguments.run(context)),
+            Self::Delete(arguments) => context.leave(arguments.run(context)),
+            Self::Prune(arguments) => context.leave(arguments.run(context)),
+            Self::Accept(arguments) => context.leave(arguments.run(context)),
+            Self::Release(arguments) => context.leave(arguments.run(context)),
+            Self::Doctor(arguments) => context.leave(arguments.run(context)),
+            Self::Enqueue(arguments) => context.leave(arguments.run(context)),
             // Told apart before, because they end in steps.
-            Self::Worker(arguments) => arguments.run(context, &Stop::default()).await,
-            Self::Serve(arguments) => arguments.run(context, &context.cancel).await,
-            Self::Token(arguments) => arguments.run(context),
-            Self::Migrate(arguments) => context.leave(arguments.run(context)).await,
-            Self::Notify(arguments) => context.leave(arguments.run(context)).await,
-            Self::Catalog(arguments) => context.leave(arguments.run(context)).await,
+            Self::Worker(arguments) => {
+                Box::pin(async move { Box::pin(arguments.run(context, &Stop::default())).await })
+            }
+            Self::Serve(arguments) => Box::pin(arguments.run(context, &context.cancel)),
+            Self::Token(arguments) => Box::pin(async move { arguments.run(context) }),
+            Self::Migrate(arguments) => context.leave(arguments.run(context)),
+            Self::Notify(arguments) => context.leave(arguments.run(context)),
+            Self::Catalog(arguments) => context.leave(arguments.run(context)),
         }
     }
 }
 
 impl Context {
-    async fn leave(&self, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-        self.cancel
-            .run_until_cancelled(work)
-            .await
-            .unwrap_or(Ok(()))
+    fn leave<'a>(&'a self, work: impl Future<Output = anyhow::Result<()>> + 'a) -> Work<'a> {
+        let work = Box::pin(work);
+        Box::pin(async {
+            let done = self.cancel.run_until_cancelled(work).await;
+            done.unwrap_or(Ok(()))
+        })
     }
 }
 

@@ -40,7 +40,7 @@ impl Style {
         progress: &Arc<Progress>,
         work: impl Future<Output = T>,
     ) -> T {
-        let done = self.shown(progress, work).await;
+        let done = self.shown(progress, Box::pin(work)).await;
         progress.end_stage();
         done
     }

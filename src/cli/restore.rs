@@ -107,7 +107,14 @@ impl RestoreArgs {
         let limits = self.foreign.limits();
         if self.plan.plan {
             let progress = Arc::new(Progress::default());
-            let planning = restore::planned(&stages, found?.entry, &to, &wishes, limits, &progress);
+            let planning = Box::pin(restore::planned(
+                &stages,
+                found?.entry,
+                &to,
+                &wishes,
+                limits,
+                &progress,
+            ));
             let planned = context.cancel.run_until_cancelled(planning);
             let planned = context.progress.show(&progress, planned).await;
             let Some(planned) = planned else {

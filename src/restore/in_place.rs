@@ -42,7 +42,7 @@ pub(super) async fn run(
         counted: Counted::of(proven),
         safety,
     };
-    let (plain_bytes, mut warnings) = over.loaded(stages, progress, cancel).await?;
+    let (plain_bytes, mut warnings) = Box::pin(over.loaded(stages, progress, cancel)).await?;
 
     // It is committed: from here on an error says so, and an interruption comes too late.
     progress.start_stage("compare the rows");
@@ -193,7 +193,7 @@ impl Over<'_> {
                 blockers = blocked(proven, &watched) => Err(blockers),
             }
         };
-        let error = match cancel.run_until_cancelled(work).await {
+        let error = match cancel.run_until_cancelled(Box::pin(work)).await {
             Some(Ok(Ok(loaded))) => return Ok(loaded),
             Some(Ok(Err(source))) => self.failed(source),
             Some(Err(blockers)) => RestoreError::LoadBlocked {

@@ -203,9 +203,9 @@ async fn carry_out(
     let cancel = &cancel.child_token();
     let work = async {
         match proven.mode {
-            Mode::New => fresh::run(proven, stages, progress, cancel).await,
-            Mode::Swap => swap::run(proven, stages, progress, cancel).await,
-            Mode::InPlace => in_place::run(proven, stages, progress, cancel).await,
+            Mode::New => Box::pin(fresh::run(proven, stages, progress, cancel)).await,
+            Mode::Swap => Box::pin(swap::run(proven, stages, progress, cancel)).await,
+            Mode::InPlace => Box::pin(in_place::run(proven, stages, progress, cancel)).await,
         }
     };
     let mut work = Box::pin(work);

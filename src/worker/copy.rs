@@ -61,7 +61,7 @@ impl Worker {
             Err(error) => return Ending::Failed(explain(&error)).or_retry(taken),
         };
         let copying = self.copy_or_find(&key, known.as_ref(), &progress, &cancel);
-        let work = self.pinned(taken, id, copying);
+        let work = Box::pin(self.pinned(taken, id, copying));
         match self.supervise(running, stop, work).await {
             Supervised::Done(Ok(Ok(came))) | Supervised::Ended(_, Some(Ok(Ok(came)))) => match came
             {

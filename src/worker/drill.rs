@@ -39,11 +39,11 @@ impl Worker {
         let progress = Arc::new(Progress::default());
         let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
-        let drilling = self.drill(id, &progress, &cancel);
-        let work = async {
+        let work = Box::pin(async {
+            let drilling = Box::pin(self.drill(id, &progress, &cancel));
             let drilled = self.pinned(taken, id, drilling).await;
             drilled.map_err(|error| explain(&error))?
-        };
+        });
         let (ending, outcome) = match self.supervise(running, stop, work).await {
             Supervised::Done(Ok(drilled)) | Supervised::Ended(_, Some(Ok(drilled))) => {
                 let ending = self.drilled(taken, id, &drilled).await;

@@ -32,7 +32,7 @@ impl Worker {
         let kept = async {
             tokio::join!(self.look_after_others(), self.enqueue_due());
         };
-        let _ended = stop.house.run_until_cancelled(kept).await;
+        let _ended = stop.house.run_until_cancelled(Box::pin(kept)).await;
     }
 
     async fn look_after_others(&self) {

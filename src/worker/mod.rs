@@ -123,11 +123,11 @@ impl Worker {
             ended
         };
         let (ended, (), (), (), ()) = tokio::join!(
-            work,
-            self.keep_house(stop),
-            self.keep_time(stop),
+            Box::pin(work),
+            Box::pin(self.keep_house(stop)),
+            Box::pin(self.keep_time(stop)),
             self.listen(commands, stop),
-            self.deliver(until, stop)
+            Box::pin(self.deliver(until, stop))
         );
         self.unregister().await;
         ended

@@ -66,7 +66,7 @@ impl Worker {
         let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
         // It can be left between any two steps: the rows say what is not done.
-        let work = cancel.run_until_cancelled(self.prune());
+        let work = cancel.run_until_cancelled(Box::pin(self.prune()));
         let done = match self.supervise(running, stop, work).await {
             Supervised::Done(Some(Ok(done))) => done,
             Supervised::Done(Some(Err(error))) => {

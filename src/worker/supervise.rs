@@ -102,7 +102,7 @@ impl Worker {
         work: impl Future<Output = T>,
     ) -> Supervised<T> {
         let progress = running.progress;
-        let ended = self.watched(running, stop, work).await;
+        let ended = self.watched(running, stop, Box::pin(work)).await;
         progress.end_stage();
         ended
     }

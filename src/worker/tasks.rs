@@ -129,7 +129,7 @@ impl Worker {
             cancel: CancellationToken::new(),
         };
         let cancel = running.cancel.clone();
-        let work = safety::make(&stages, &request, &progress, &cancel);
+        let work = Box::pin(safety::make(&stages, &request, &progress, &cancel));
         let supervised = self.supervise(running, stop, work).await;
         let stage = progress.read().stage;
         match supervised {
@@ -265,7 +265,7 @@ impl Worker {
         };
         let cancel = running.cancel.clone();
         // Finding the backup may take a store's bad half hour, so that is part of what is vouched for.
-        let work = async {
+        let work = Box::pin(async {
             if row.mode == RestoreMode::Rollback {
                 return self.roll_back(&row, &progress).await;
             }
@@ -276,7 +276,7 @@ impl Worker {
             let (_, stages) = self.target(&row.target).map_err(Unrestored::Failed)?;
             let restored = restore::run(&stages, request, &progress, &cancel).await;
             restored.map_err(Unrestored::from)
-        };
+        });
         let supervised = self.supervise(running, stop, work).await;
         let stage = progress.read().stage;
         match supervised {
@@ -419,7 +419,7 @@ impl Worker {
         let running = Running::without_row(taken, self.dispatch.time_limit, &progress);
         let cancel = running.cancel.clone();
         let verifying = cancel.run_until_cancelled(self.verify_either(id, &key, &progress));
-        let work = self.pinned(taken, id, verifying);
+        let work = Box::pin(self.pinned(taken, id, verifying));
         let (verified, of_second) = match self.supervise(running, stop, work).await {
             Supervised::Done(Ok(Some(verified))) => verified,
             Supervised::Done(Err(error)) => return Ending::Failed(explain(&error)).or_retry(taken),

@@ -89,13 +89,12 @@ impl World<'_> {
                 .unwrap();
             lease = taken(&self.catalog, Task::Backup(row.id)).await;
         }
-        let manifest = self
-            .manifest(Some(Requested {
-                backup_id: row.id,
-                attempt: lease.attempt,
-                requested_by: row.requested_by,
-            }))
-            .await;
+        let made = self.manifest(Some(Requested {
+            backup_id: row.id,
+            attempt: lease.attempt,
+            requested_by: row.requested_by,
+        }));
+        let manifest = Box::pin(made).await;
         let ended = self
             .catalog
             .complete_backup(&lease, &manifest)
