@@ -276,7 +276,7 @@ mod tests {
     #[tokio::test]
     async fn the_budget_ends_it() {
         let policy = policy();
-        let answer = repeat(&policy, limits(60), "test", "x", || async {
+        let answer = repeat(&policy, limits(2_000), "test", "x", || async {
             Err::<(), _>(CallError::answered(503, "SlowDown"))
         });
         match answer.await.unwrap_err().on("test", "x") {

@@ -124,13 +124,14 @@ fn a_backup_that_waits_for_a_lock_holds_nobody_up() {
     source.psql("CREATE TABLE a AS SELECT 1 AS i; CREATE TABLE held AS SELECT 2 AS i");
     let mut somebody = Somebody::enter(server, &source, "holds");
     somebody.locks("BEGIN; LOCK TABLE held IN ACCESS EXCLUSIVE MODE;");
+    let mut changes = Somebody::enter(server, &source, "changes");
     let mut pgseal = Pgseal::new();
-    pgseal.set("BACKUP_LOCK_WAIT_SECONDS", "24");
+    // Long enough that the change comes while it waits, and not in the pause behind a try.
+    pgseal.set("BACKUP_LOCK_WAIT_SECONDS", "80");
     let mut running = pgseal.start(&["backup", &source.url]);
     until("pgseal to wait with a lock in its hand", || {
         source.psql("SELECT count(*) FROM pg_locks WHERE relation IN ('a'::regclass, 'held'::regclass) AND mode = 'AccessShareLock'") == "2"
     });
-    let mut changes = Somebody::enter(server, &source, "changes");
     changes.queues("ALTER TABLE a ADD COLUMN j integer DEFAULT 7;");
     until("the change to go through", || changes.is_idle());
     assert!(running.is_running());
@@ -487,7 +488,7 @@ fn time_limits_of_role_and_database_end_no_backup() {
             .with_clients(programs.path())
             .set("DATABASE_URL", &url);
         let made = pgseal.json(&["backup"]);
-        source.psql("DELETE FROM order_items");
+        source.psql("TRUNCATE order_items");
         let restored = pgseal.json(&[
             "restore",
             "latest",
@@ -500,6 +501,9 @@ fn time_limits_of_role_and_database_end_no_backup() {
             &source.name,
         ]);
         assert_eq!(restored["rows_compared"], made["row_count"]);
+        // They would end what reads all of it, too.
+        let free = format!("ALTER DATABASE {} RESET ALL", source.name);
+        server.psql("postgres", &free);
         assert_same(&before, &Content::of(server, &source.name));
         server.psql("postgres", "DROP ROLE hurried");
     }

@@ -355,18 +355,19 @@ fn killed_between_the_two_renames_nothing_has_happened() {
             tries <= 20,
             "no restore was ever caught between the two renames"
         );
+        let mut holder = Somebody::enter(&server, &elsewhere, "holder");
         let mut running = scene.restore(&pgseal, "swap");
-        assert!(running.until_said(&stage("analyze")));
+        assert!(running.until_said(&stage("load")));
         let kept = Kept(&server, &scene.live.name);
         let mut names = kept.names().into_iter();
         let working = names.find(|name| name.contains("__restore_"));
+        assert!(running.until_said(&stage("analyze")));
         // The new database cannot be renamed for now, the old one can.
-        let mut holder = Somebody::enter(&server, &elsewhere, "holder");
         if let Some(working) = working {
             holder.says(&format!("BEGIN; COMMENT ON DATABASE {working} IS 'held';"));
         }
         let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-             WHERE NOT granted AND a.query LIKE 'ALTER DATABASE%' AND a.query LIKE '%__restore_%'";
+             WHERE NOT granted AND a.query LIKE 'ALTER DATABASE%__restore_%RENAME TO%'";
         let mut is_caught = false;
         while !is_caught && running.is_running() {
             is_caught = server.psql("postgres", waits) != "0";

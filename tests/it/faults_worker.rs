@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
-use crate::harness::watch::descendants;
+use crate::harness::watch::{descendants, is_alive};
 
 /// As fast as a person who cancels a dump expects.
 const SECONDS: Duration = Duration::from_secs(8);
@@ -34,9 +34,7 @@ fn a_killed_worker_s_backup_is_made_by_the_next_one() {
     gate.open();
     // They end by themselves: nobody reads what they write.
     until("the end of the children", || {
-        children
-            .iter()
-            .all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+        !children.iter().any(|pid| is_alive(*pid))
     });
 
     let next = service.worker("next");
@@ -187,13 +185,13 @@ fn a_job_that_takes_too_long_is_ended_and_the_store_is_clean() {
     let (id, job) = service.enqueue_backup();
     service
         .catalog
-        .psql("UPDATE pgseal.backups SET attempts_max = 1, time_limit_seconds = 1");
+        .psql("UPDATE pgseal.backups SET attempts_max = 1, time_limit_seconds = 5");
     let worker = service.worker("patient");
     gate.until_somebody_waits();
     service.until_backup(id, "failed");
     let error = service.backup(id, "error");
     assert!(
-        error.contains("Task exceeded maximum timeout value (1 seconds)"),
+        error.contains("Task exceeded maximum timeout value (5 seconds)"),
         "{error}"
     );
     service.until_job(&job, "failed");

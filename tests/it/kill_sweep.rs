@@ -202,7 +202,7 @@ fn a_worker_may_be_killed_at_each_step_of_the_commit() {
             let doomed = service.pgseal.start(&["worker", "-v"]);
             hears.recv_timeout(Duration::from_secs(60)).unwrap();
             // The store does it within that time, if it does it.
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(if done { 2_000 } else { 100 }));
             doomed.signal(Signal::KILL);
             doomed.wait();
             s3.hook(|_| Action::Pass);

@@ -266,7 +266,7 @@ fn jobs_come_due_in_our_worker(version: &'static str) {
     for (number, job) in [(1, "in-time"), (2, "at-time")] {
         let asked = now();
         let mut request =
-            json!({"queue": "backups", "func": RUN_BACKUP, "seconds": 4, "job_id": job});
+            json!({"queue": "backups", "func": RUN_BACKUP, "seconds": 6, "job_id": job});
         let how = if job == "at-time" {
             "enqueue_at"
         } else {
@@ -279,7 +279,7 @@ fn jobs_come_due_in_our_worker(version: &'static str) {
         // rq cuts the moment to its whole second, which may be up to a second before what was asked for.
         let due = service.ask(&["ZSCORE", "rq:scheduled:backups", job]);
         let due = moment::parse_seconds(&due).unwrap();
-        assert!(due > asked + Duration::from_secs(3), "rq {version}: {due}");
+        assert!(due > asked + Duration::from_secs(5), "rq {version}: {due}");
         service.until_job(job, "finished");
         let started = service.ask(&["HGET", &format!("rq:job:{job}"), "started_at"]);
         let started = moment::parse_date(&started).unwrap();
@@ -293,10 +293,10 @@ fn jobs_come_due_in_our_worker(version: &'static str) {
         assert_eq!(returned["backup_id"], number, "rq {version}");
     }
     // One that is deleted before its time never comes.
-    let request = json!({"queue": "backups", "func": RUN_BACKUP, "seconds": 1, "job_id": "never"});
+    let request = json!({"queue": "backups", "func": RUN_BACKUP, "seconds": 4, "job_id": "never"});
     rq.ask("enqueue", request);
     rq.ask("delete", json!({"id": "never"}));
-    let request = json!({"queue": "backups", "func": RUN_BACKUP, "seconds": 2, "job_id": "last"});
+    let request = json!({"queue": "backups", "func": RUN_BACKUP, "seconds": 6, "job_id": "last"});
     rq.ask("enqueue", request);
     service.until_job("last", "finished");
     assert_eq!(service.backup(3, "job_id"), "last");

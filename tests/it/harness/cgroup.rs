@@ -63,6 +63,10 @@ impl Cgroup {
             fs::write(&file, limit.to_string()).is_ok()
         });
         assert!(taken, "the group takes no limit");
+        // Where there is swap, they would go on there.
+        for (name, none) in [("memory.swap.max", "0"), ("memory.swappiness", "0")] {
+            let _absent = fs::write(self.folder.join(name), none);
+        }
     }
 
     /// How many the kernel has killed.

@@ -33,7 +33,7 @@ impl Service {
         pgseal.set("CATALOG_DATABASE_URL", &catalog.url);
         pgseal.set("REDIS_URL", format!("redis://127.0.0.1:{}/0", redis.port));
         // What takes minutes in life takes seconds here.
-        for (name, seconds) in [("HEARTBEAT", "1"), ("MAINTENANCE", "1"), ("LEASE", "5")] {
+        for (name, seconds) in [("HEARTBEAT", "1"), ("MAINTENANCE", "1"), ("LEASE", "8")] {
             pgseal.set(&format!("BACKUP_WORKER_{name}_SECONDS"), seconds);
         }
         pgseal.ok(&["migrate"]);

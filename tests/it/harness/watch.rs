@@ -52,6 +52,11 @@ impl Watcher {
     }
 }
 
+/// A zombie that its new parent has not collected yet is no process any more.
+pub fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 /// The process and everything below it, as far as it is still there.
 pub fn descendants(root: u32) -> Vec<u32> {
     let mut parents: BTreeMap<u32, Vec<u32>> = BTreeMap::new();

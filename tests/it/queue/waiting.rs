@@ -62,7 +62,8 @@ async fn every_way_to_bring_a_job_wakes_every_waiter() {
             }
         })
         .await;
-        assert!(took < Duration::from_millis(100), "{way:?}: {took:?}");
+        // Without a push, it would be BLMOVE's own time, or the poll behind it.
+        assert!(took < Duration::from_secs(5), "{way:?}: {took:?}");
         let left: Vec<String> = database.ask(&["LRANGE", list, "0", "-1"]);
         assert_eq!(left[0], "j", "the id stays where it was");
         // A list with something in it is no reason to wait.
