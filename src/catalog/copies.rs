@@ -68,16 +68,14 @@ impl Catalog {
         Ok(updated.map_err(self.failed(doing))?.rows_affected() > 0)
     }
 
-    /// As [`Catalog::copy_confirmed`], of the backup with this object. One that has no row yet is none's concern.
+    /// The complete backup with this object, if it has a row.
     ///
     /// # Errors
     /// The catalog fails.
-    pub async fn copy_of_object_confirmed(
+    pub async fn backup_of_object(
         &self,
         object_key: &str,
-        sha256: Sha256,
-        place: &str,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Option<BackupId>, CatalogError> {
         let doing = "look for the backup of an object";
         let mut session = self.session(doing).await?;
         let id = sqlx::query_scalar!(
@@ -85,12 +83,7 @@ impl Catalog {
             object_key
         );
         let id = id.fetch_optional(&mut *session).await;
-        let id = id.map_err(self.failed(doing))?.and_then(BackupId::new);
-        drop(session);
-        match id {
-            Some(id) => self.copy_confirmed(id, sha256, place).await.map(drop),
-            None => Ok(()),
-        }
+        Ok(id.map_err(self.failed(doing))?.and_then(BackupId::new))
     }
 
     /// There is no good copy, and why: `of` says which of the two copies is at fault. Where it is the first, one that is

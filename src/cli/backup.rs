@@ -171,8 +171,8 @@ pub(super) async fn copy_if_wanted(
         Ok(_) => (Some("confirmed"), None),
         Err(error) => {
             let name = manifest.name.clone();
-            let source = Some(error);
-            (Some("failed"), Some(OneCopy { name, source }))
+            let source = error;
+            (Some("failed"), Some(OneCopy::First { name, source }))
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Context;
 use super::exit::{NotCopied, UsageError};
 use super::output::{bytes, counted};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, Health};
 use crate::config;
 use crate::model::digest::Sha256;
 use crate::model::explanation::explain;
@@ -22,12 +22,13 @@ Examples:
   pgseal copy latest
   pgseal copy --all                 whatever has no copy yet
   pgseal copy --all --check         reads both copies of each backup to their ends, and writes nothing
+  pgseal copy --back --all          mends the first store from the second: what is missing or damaged there
 
 The sealed dump, its manifest and the record of its drill get the same names in the second store. The dump is digested while \
 it is read and read back there, and both have to have the SHA-256 that the manifest records, before the manifest is put, which makes \
 it a backup there. What is there already is read and not sent again. The passphrase is needed for the manifest alone.";
 
-/// Copy backups, sealed as they are, into the second store, and read them back there
+/// Copy backups, sealed as they are, into the second store or back, and read them back there
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct CopyArgs {
@@ -40,6 +41,9 @@ pub(super) struct CopyArgs {
     /// Only read both copies, and compare each with its manifest
     #[arg(long)]
     check: bool,
+    /// Copy from the second store into the first, where that has lost a backup or has it damaged
+    #[arg(long, conflicts_with = "check")]
+    back: bool,
     /// The target, as BACKUP_TARGETS_FILE calls it; DATABASE_URL is the target default
     #[arg(long, value_name = "NAME", value_parser = config::target_name)]
     target: Option<TargetName>,
@@ -69,9 +73,14 @@ impl CopyArgs {
             targets.require(target)?;
             vault = vault.of_target(target)?;
         }
+        let from = if self.back {
+            vault.turned().ok_or(CopyError::NoSecond)?
+        } else {
+            vault.clone()
+        };
         let listing = context
             .cancel
-            .run_until_cancelled(self.keys(&vault, context));
+            .run_until_cancelled(self.keys(&from, context));
         let Some(keys) = listing.await else {
             return Ok(());
         };
@@ -92,7 +101,7 @@ impl CopyArgs {
         }
         if !self.check {
             clean_up(&vault).await;
-            if let Err(error) = record(&lines, &place).await {
+            if let Err(error) = self.record(&lines, &place).await {
                 tracing::warn!(%error, "The catalog does not know of it yet: a worker's housekeeping looks again");
             }
         }
@@ -149,7 +158,11 @@ impl CopyArgs {
             let checked = context.cancel.run_until_cancelled(checked).await;
             return checked.unwrap_or(Err(CopyError::Interrupted));
         }
-        let copied = vault.copy(key, progress, &context.cancel).await?;
+        let copied = if self.back {
+            vault.copy_back(key, progress, &context.cancel).await?
+        } else {
+            vault.copy(key, progress, &context.cancel).await?
+        };
         Ok(Line {
             digest: Some(copied.sealed_sha256),
             outcome: if copied.was_there {
@@ -162,6 +175,29 @@ impl CopyArgs {
             sealed_sha256: Some(copied.sealed_sha256.to_string()),
             ..Line::of(key)
         })
+    }
+
+    /// Where there is a catalog, its rows say what was read back, so that nobody reads it once more to find that out.
+    async fn record(&self, lines: &[Line], place: &str) -> Result<(), CatalogError> {
+        let Ok((connection, _)) = config::catalog_address() else {
+            return Ok(());
+        };
+        let Ok(catalog) = Catalog::open(&connection).await else {
+            return Ok(());
+        };
+        for line in lines {
+            let Some(digest) = line.digest else { continue };
+            let Some(id) = catalog.backup_of_object(&line.object_key).await? else {
+                continue;
+            };
+            // With another digest, it is not what the row is about.
+            let is_its = catalog.copy_confirmed(id, digest, place).await?;
+            let row = catalog.backup(id).await?;
+            if self.back && is_its && row.is_some_and(|row| row.is_damaged()) {
+                catalog.mark_health(id, Health::Ok, None).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -195,24 +231,6 @@ async fn check(
         sealed_sha256: Some(both[0].sealed_sha256.to_string()),
         ..line
     })
-}
-
-/// Where there is a catalog, its rows say what was read back, so that nobody reads it once more to find that out.
-async fn record(lines: &[Line], place: &str) -> Result<(), CatalogError> {
-    let Ok((connection, _)) = config::catalog_address() else {
-        return Ok(());
-    };
-    let Ok(catalog) = Catalog::open(&connection).await else {
-        return Ok(());
-    };
-    for line in lines {
-        if let Some(digest) = line.digest {
-            catalog
-                .copy_of_object_confirmed(&line.object_key, digest, place)
-                .await?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes what copies that were killed have left in the second store.

@@ -71,13 +71,21 @@ pub(super) struct NotProven(pub(super) Verdict);
 
 /// A backup that is complete, and has one good copy where it should have two.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "backup {name} can be restored, and has only one good copy\nhint: pgseal copy {name} makes the other one; pgseal worker does that by itself"
-)]
-pub(super) struct OneCopy {
-    pub(super) name: String,
-    #[source]
-    pub(super) source: Option<CopyError>,
+pub(super) enum OneCopy {
+    /// It is not in the second store.
+    #[error(
+        "backup {name} can be restored, and has only one good copy\nhint: pgseal copy {name} makes the other one; pgseal worker does that by itself"
+    )]
+    First {
+        name: String,
+        #[source]
+        source: CopyError,
+    },
+    /// It is missing or damaged in the first store, or that one does not answer.
+    #[error(
+        "backup {0} can be restored, and only from its second copy\nhint: where the first one is missing or damaged, pgseal copy --back {0} mends it"
+    )]
+    Second(String),
 }
 
 /// Backups that were to be copied or checked, and the first one's reason.

@@ -66,11 +66,7 @@ impl VerifyArgs {
         context.output.print(&verified, || verified.text())?;
         match verified.first_copy {
             None => Ok(()),
-            Some(_) => Err(OneCopy {
-                name: verified.name,
-                source: None,
-            }
-            .into()),
+            Some(_) => Err(OneCopy::Second(verified.name).into()),
         }
     }
 }

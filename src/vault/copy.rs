@@ -1,5 +1,5 @@
-//! Copying a backup, sealed as it is, from the first store into the second: dump, manifest, and the record of its drill,
-//! byte for byte under the same keys.
+//! Copying a backup, sealed as it is, from the first store into the second, or back: dump, manifest, and the record of its
+//! drill, byte for byte under the same keys.
 //!
 //! The same commit gate as a backup's: the dump's bytes are digested while they are read, the upload is completed only
 //! where that is the manifest's digest, the object is read back and digested once more, and only then the manifest is
@@ -38,11 +38,11 @@ pub struct Copied {
     pub name: String,
     /// The sealed dump's key, in both stores.
     pub key: ObjectKey,
-    /// The second store.
+    /// The store that it was copied into.
     pub place: String,
     /// Bytes of the sealed dump.
     pub sealed_bytes: u64,
-    /// Their digest, as the second store gave them back.
+    /// Their digest, as that store gave them back.
     pub sealed_sha256: Sha256,
     /// Whether the dump was there already, and had only to be read.
     pub was_there: bool,
@@ -67,7 +67,7 @@ pub enum CopyError {
     )]
     Foreign(String),
     /// The first copy is at fault.
-    #[error("the first copy of {name}, in {place}, cannot be copied")]
+    #[error("the first copy of {name}, in {place}, is not there or not whole")]
     First {
         /// The backup.
         name: String,
@@ -95,7 +95,34 @@ pub enum CopyError {
     Interrupted,
 }
 
-/// What is wrong with which copy; the two are named at the end.
+impl CopyError {
+    /// What it is where the second store is copied from.
+    fn turned(self) -> Self {
+        match self {
+            Self::First {
+                name,
+                place,
+                source,
+            } => Self::Second {
+                name,
+                place,
+                source,
+            },
+            Self::Second {
+                name,
+                place,
+                source,
+            } => Self::First {
+                name,
+                place,
+                source,
+            },
+            other => other,
+        }
+    }
+}
+
+/// What is wrong with which copy; the two are named at the end. The first is what is copied from.
 enum Fault {
     First(VaultError),
     Second(VaultError),
@@ -108,6 +135,15 @@ fn first(error: impl Into<VaultError>) -> Fault {
 
 fn second(error: impl Into<VaultError>) -> Fault {
     Fault::Second(error.into())
+}
+
+/// Which of two records of a drill counts where both stores have one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proofs {
+    /// That of the store which is copied from: drills are recorded there first.
+    Newer,
+    /// That of the store which is copied into.
+    Older,
 }
 
 /// A backup on its way.
@@ -134,6 +170,35 @@ impl Vault {
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<Copied, CopyError> {
+        self.carry(key, Proofs::Newer, progress, cancel).await
+    }
+
+    /// Copies a backup back from the second store, where it is whole, into the first one, where it is not, and reads it back
+    /// there. What is there already, whole, is only read.
+    ///
+    /// # Errors
+    /// As [`Vault::copy`]; nothing that looks like a backup is then in the first store, unless there was one before.
+    pub async fn copy_back(
+        &self,
+        key: &ObjectKey,
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Copied, CopyError> {
+        let from = self.turned().ok_or(CopyError::NoSecond)?;
+        let carried = from.carry(key, Proofs::Older, progress, cancel).await;
+        carried.map_err(|error| match error {
+            CopyError::SamePlace(_) => CopyError::SamePlace(from.store.describe()),
+            other => other.turned(),
+        })
+    }
+
+    async fn carry(
+        &self,
+        key: &ObjectKey,
+        proofs: Proofs,
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Copied, CopyError> {
         let to = self.second().ok_or(CopyError::NoSecond)?;
         let name = key.backup_name().unwrap_or(key.as_str()).to_owned();
         progress.start_stage("look at both stores");
@@ -154,7 +219,7 @@ impl Vault {
         }
         let was_there = copying.dump().await.map_err(named)?;
         copying.manifest(was_there).await.map_err(named)?;
-        copying.proof().await;
+        copying.proof(proofs).await;
         self.copy_marks(&copying.to.store, copying.manifest.uid)
             .await;
         Ok(Copied {
@@ -332,7 +397,8 @@ impl Copying<'_> {
             self.require_first().await?;
             tracing::warn!(
                 backup.name = self.manifest.name,
-                "The second copy is damaged, and is made anew"
+                place = self.to.store.describe(),
+                "The copy there is damaged, and is made anew"
             );
             self.discard().await?;
         }
@@ -438,11 +504,14 @@ impl Copying<'_> {
     }
 
     /// What a drill found is no part of the backup: that it cannot be copied spoils none.
-    async fn proof(&self) {
+    async fn proof(&self, proofs: Proofs) {
         let Some(key) = self.key.proof_key() else {
             return;
         };
         let copied = async {
+            if proofs == Proofs::Older && self.to.store.head(&key).await?.is_some() {
+                return Ok(());
+            }
             let proof = match self.from.store.read(&key, PROOF_BYTES_MAX).await {
                 Ok((_, proof)) => proof,
                 Err(StoreError::NotFound { .. }) => return Ok(()),

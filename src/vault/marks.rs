@@ -108,6 +108,6 @@ impl Vault {
 fn said_of_second(done: Result<(), StoreError>, mark: Mark) {
     if let Err(error) = done {
         let mark = mark.word();
-        tracing::warn!(%error, mark, "A mark is not as it should be in the second store");
+        tracing::warn!(%error, mark, "A mark is not as it should be in the other store");
     }
 }

@@ -143,6 +143,16 @@ impl Vault {
         })
     }
 
+    /// The same with the second store as the first, and the first as the second; `None`: there is no second one.
+    #[must_use]
+    pub fn turned(&self) -> Option<Self> {
+        Some(Self {
+            store: self.second.clone()?,
+            second: Some(self.store.clone()),
+            ..self.clone()
+        })
+    }
+
     /// The same, with that copy's store as the only one.
     #[must_use]
     pub fn with(&self, copy: Which) -> Self {

@@ -258,7 +258,7 @@ impl Worker {
                     }
                 }
                 Some(format!(
-                    "its second copy, in {place}, is whole, and restores take it"
+                    "its second copy, in {place}, is whole, and restores take it; pgseal copy --back mends the first one from it"
                 ))
             }
             Err(error) => {

@@ -23,7 +23,7 @@ fn backup_without_copy(pgseal: &mut Pgseal, name: &str) -> (Database<'static>, V
 }
 
 /// Two servers, a database, and a backup that is in both.
-fn replicated(name: &str) -> (S3Server, S3Server, Pgseal, Database<'static>, Value) {
+pub fn replicated(name: &str) -> (S3Server, S3Server, Pgseal, Database<'static>, Value) {
     let (first, second) = (S3Server::start(), S3Server::start());
     let mut pgseal = first.pgseal();
     second.set_up_copy(&mut pgseal);
@@ -32,24 +32,24 @@ fn replicated(name: &str) -> (S3Server, S3Server, Pgseal, Database<'static>, Val
     (first, second, pgseal, source, made)
 }
 
-fn bytes(folder: &Path, key: &str) -> Vec<u8> {
+pub fn bytes(folder: &Path, key: &str) -> Vec<u8> {
     std::fs::read(folder.join(key)).unwrap()
 }
 
 /// Flips one bit in the middle, as a disk does.
-fn damage(path: &Path) {
+pub fn damage(path: &Path) {
     let mut content = std::fs::read(path).unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;
     std::fs::write(path, content).unwrap();
 }
 
-fn key(made: &Value) -> &str {
+pub fn key(made: &Value) -> &str {
     made["object_key"].as_str().unwrap()
 }
 
 /// What a restore brings back, and what it said about where it came from.
-fn restored(pgseal: &Pgseal, source: &Database<'_>, backup: &str) -> (Value, String) {
+pub fn restored(pgseal: &Pgseal, source: &Database<'_>, backup: &str) -> (Value, String) {
     let server = Postgres::shared();
     let before = Content::of(server, &source.name);
     let target = server.name("copy_restored");

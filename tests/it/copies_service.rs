@@ -17,10 +17,10 @@ use crate::harness::seaweed::runtime;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
 
-const DENIED: Action = Action::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
+pub const DENIED: Action = Action::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
 
 /// A service whose backups go to one server, and their copies to another.
-fn with_two_stores() -> (Service, S3Server, S3Server) {
+pub fn with_two_stores() -> (Service, S3Server, S3Server) {
     let (first, second) = (S3Server::start(), S3Server::start());
     let mut service = Service::start();
     first.set_up(&mut service.pgseal);
@@ -40,7 +40,7 @@ fn with_a_second_store_since() -> (Service, i64, S3Server, S3Server) {
 }
 
 /// A backup that was asked for and is in both stores.
-fn replicated(service: &Service) -> i64 {
+pub fn replicated(service: &Service) -> i64 {
     let (id, _) = service.enqueue_backup();
     service.burst();
     until_copied(service, id, "confirmed");

@@ -28,6 +28,7 @@ mod catalog_states;
 mod cli;
 mod commit_gate;
 mod copies;
+mod copies_back;
 mod copies_service;
 mod counts;
 mod deploy;
