@@ -126,6 +126,8 @@ struct Context {
     /// How far the command's work is.
     work: Arc<Progress>,
     cancel: CancellationToken,
+    /// A worker's own, which ends in steps.
+    stop: Stop,
     clock: fn() -> OffsetDateTime,
 }
 
@@ -167,9 +169,14 @@ impl Cli {
         matches!(self.command, Command::Worker(_) | Command::Serve(_))
     }
 
+    const fn is_worker(&self) -> bool {
+        matches!(self.command, Command::Worker(_))
+    }
+
     /// Does what was asked, and says how it ended.
     pub async fn run(self, clock: fn() -> OffsetDateTime) -> ExitStatus {
         let cancel = CancellationToken::new();
+        let (is_worker, is_service) = (self.is_worker(), self.is_service());
         let format = self.log_format();
         let is_quiet = self.output.quiet || format == Format::Json;
         let context = Context {
@@ -182,22 +189,16 @@ impl Cli {
             progress: progress::Style::choose(is_quiet),
             work: Arc::new(Progress::default()),
             cancel: cancel.clone(),
+            stop: Stop::default(),
             clock,
         };
-        match self.command {
-            Command::Worker(arguments) => {
-                let stop = Stop::default();
-                let served = Box::pin(arguments.run(&context, &stop));
-                signals::until_stopped(served, || stop.request(), format).await
-            }
-            Command::Serve(arguments) => {
-                let served = Box::pin(arguments.run(&context, &cancel));
-                signals::until_stopped(served, || cancel.cancel(), format).await
-            }
-            command => {
-                let done = command.run(&context);
-                signals::until_done(done, &cancel, &context.work, format).await
-            }
+        let work = self.command.run(&context);
+        if is_worker {
+            signals::until_stopped(work, || context.stop.request(), format).await
+        } else if is_service {
+            signals::until_stopped(work, || cancel.cancel(), format).await
+        } else {
+            signals::until_done(work, &cancel, &context.work, format).await
         }
     }
 }
@@ -227,10 +228,8 @@ impl Command {
             Self::Release(arguments) => context.leave(arguments.run(context)),
             Self::Doctor(arguments) => context.leave(arguments.run(context)),
             Self::Enqueue(arguments) => context.leave(arguments.run(context)),
-            // Told apart before, because they end in steps.
-            Self::Worker(arguments) => {
-                Box::pin(async move { Box::pin(arguments.run(context, &Stop::default())).await })
-            }
+            // A service ends when it is told to.
+            Self::Worker(arguments) => Box::pin(arguments.run(context, &context.stop)),
             Self::Serve(arguments) => Box::pin(arguments.run(context, &context.cancel)),
             Self::Token(arguments) => Box::pin(async move { arguments.run(context) }),
             Self::Migrate(arguments) => context.leave(arguments.run(context)),
