@@ -151,7 +151,8 @@ impl Catalog {
         .collect()
     }
 
-    /// Records what is known of a backup's object; whether that is news.
+    /// Records what is known of a backup's object; whether that is news. What cannot be read stays that, whatever becomes of
+    /// one copy, until a verification reads it.
     ///
     /// # Errors
     /// The catalog fails.
@@ -165,7 +166,8 @@ impl Catalog {
         let mut session = self.session(doing).await?;
         let updated = sqlx::query!(
             "UPDATE pgseal.backups SET health = $2, health_reason = $3, health_at = clock_timestamp() \
-             WHERE id = $1 AND (health, health_reason) IS DISTINCT FROM ($2, $3)",
+             WHERE id = $1 AND (health, health_reason) IS DISTINCT FROM ($2, $3) \
+                AND NOT (health = 'UNREADABLE' AND $2 IN ('CORRUPT', 'SUSPICIOUS', 'lost'))",
             id.get(),
             health.as_str(),
             reason
@@ -188,7 +190,8 @@ impl Catalog {
         let doing = "record what a verification found";
         let mut session = self.session(doing).await?;
         let updated = sqlx::query!(
-            "UPDATE pgseal.backups SET health = $2, health_reason = $3, health_at = clock_timestamp() WHERE id = $1",
+            "UPDATE pgseal.backups SET health_reason = $3, health_at = clock_timestamp(), \
+                health = CASE WHEN health = 'UNREADABLE' AND $2 IN ('CORRUPT', 'lost') THEN health ELSE $2 END WHERE id = $1",
             id.get(),
             health.as_str(),
             reason

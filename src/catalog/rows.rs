@@ -103,6 +103,8 @@ words! {
         Ok = "ok",
         /// It is not what was stored.
         Corrupt = "CORRUPT",
+        /// It is what was stored, and cannot be read: every copy is as bad.
+        Unreadable = "UNREADABLE",
         /// Something is strange about it.
         Suspicious = "SUSPICIOUS",
         /// It is gone.
@@ -330,16 +332,20 @@ impl BackupRow {
             && !self.is_damaged()
     }
 
-    /// Whether its own object is not what was stored, or gone.
+    /// Whether its own object cannot be restored: it is not what was stored, cannot be read, or is gone.
     #[must_use]
     pub const fn is_damaged(&self) -> bool {
-        matches!(self.health, Health::Corrupt | Health::Lost)
+        matches!(
+            self.health,
+            Health::Corrupt | Health::Unreadable | Health::Lost
+        )
     }
 
     /// Whether it can be restored from the second store alone.
     #[must_use]
     pub const fn is_only_second(&self) -> bool {
-        matches!(self.copy_state, CopyState::Confirmed) && self.is_damaged()
+        matches!(self.copy_state, CopyState::Confirmed)
+            && matches!(self.health, Health::Corrupt | Health::Lost)
     }
 }
 

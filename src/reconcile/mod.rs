@@ -316,7 +316,11 @@ async fn record(
         // What a proof or a comparison found wrong does not become right by being there.
         Found::Same if !from_here => return Ok(()),
         Found::Same => (Health::Ok, None, &mut done.found_again),
-        Found::Gone | Found::WithoutManifest if row.health == Health::Corrupt => return Ok(()),
+        Found::Gone | Found::WithoutManifest
+            if matches!(row.health, Health::Corrupt | Health::Unreadable) =>
+        {
+            return Ok(());
+        }
         Found::Gone => (Health::Lost, Some(GONE.to_owned()), &mut done.lost),
         Found::WithoutManifest => (
             Health::Suspicious,

@@ -373,9 +373,7 @@ fn what(
         Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) && row.is_copied => {
             What::Good(kind)
         }
-        Some(row) if matches!(row.health, Health::Corrupt | Health::Lost) => {
-            What::Damaged(kind, reason(row))
-        }
+        Some(row) if !matches!(row.health, Health::Ok) => What::Damaged(kind, reason(row)),
         _ if proof == ProofState::Failed => What::Damaged(kind, "its trial failed".to_owned()),
         _ => What::Good(kind),
     }

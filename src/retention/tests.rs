@@ -363,6 +363,40 @@ fn the_later_of_two_drills_counts_and_one_of_another_backup_does_not() {
     assert!(matches!(found, What::Damaged(..)), "{found:?}");
 }
 
+/// A copy makes up for a first one that is damaged or gone, and for nothing that every copy has.
+#[test]
+fn a_copy_is_as_good_as_what_is_in_it() {
+    for (health, is_copied, is_good) in [
+        (Health::Corrupt, true, true),
+        (Health::Lost, true, true),
+        (Health::Unreadable, true, false),
+        (Health::Corrupt, false, false),
+        (Health::Lost, false, false),
+        (Health::Unreadable, false, false),
+    ] {
+        let row = RetainedRow {
+            is_copied,
+            ..row(health, ProofState::Unproven, None)
+        };
+        let found = what(
+            BackupKind::Scheduled,
+            Some(&row),
+            ProofState::Unproven,
+            None,
+        );
+        assert_eq!(
+            matches!(found, What::Good(_)),
+            is_good,
+            "{health}: {found:?}"
+        );
+        assert_eq!(
+            matches!(found, What::Damaged(..)),
+            !is_good,
+            "{health}: {found:?}"
+        );
+    }
+}
+
 #[test]
 fn what_looks_wrong_holds_everything_even_where_it_is_damaged_too() {
     let strange = Some("it has 1 tables".to_owned());

@@ -191,4 +191,14 @@ impl VaultError {
                 | Self::Pg(PgError::Client { .. })
         )
     }
+
+    /// Of a verdict about a backup with a manifest: whether the sealed bytes are what the manifest says, and what is in them is
+    /// at fault. Every copy, having the same bytes, is as bad.
+    #[must_use]
+    pub const fn is_of_every_copy(&self) -> bool {
+        matches!(
+            self,
+            Self::Seal(_) | Self::PlainDigest { .. } | Self::Pg(PgError::Client { .. })
+        )
+    }
 }

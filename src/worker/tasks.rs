@@ -441,6 +441,7 @@ impl Worker {
             Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => {
                 (Health::Lost, verified.as_ref().err())
             }
+            Err(error) if error.is_of_every_copy() => (Health::Unreadable, Some(error)),
             Err(error) if error.is_verdict() => (Health::Corrupt, Some(error)),
             // Nothing is known: the row stays as it is.
             Err(error) => return Ending::Failed(explain(error)).or_retry(taken),
@@ -476,7 +477,10 @@ impl Worker {
     ) -> (Result<(), VaultError>, Option<String>) {
         let verified = self.verify(key, progress).await;
         let of_second = match &verified {
-            Err(error) if error.is_verdict() => self.look_at_second(id, key).await,
+            // What every copy has is not mended by another one.
+            Err(error) if error.is_verdict() && !error.is_of_every_copy() => {
+                self.look_at_second(id, key).await
+            }
             _ => None,
         };
         (verified, of_second)
