@@ -612,7 +612,9 @@ pub(super) async fn rollback(
                 "Only a part was restored, and a rollback would set the whole database back. Restore that part of the safety backup, by its tables and schemas.",
             ));
         }
-        require_complete(&backup_row(&api, safety).await?)?;
+        let row = backup_row(&api, safety).await?;
+        require_complete(&row)?;
+        require_in_reach(&api, &row)?;
         let undoing = wanted(safety, name, Mode::InPlace, SafetyWord::Backup);
         begin(&api, &act, undoing).await
     };

@@ -1,6 +1,7 @@
 //! `pgseal copy`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -8,13 +9,15 @@ use serde::Serialize;
 use super::Context;
 use super::exit::{NotCopied, UsageError};
 use super::output::{bytes, counted};
-use crate::catalog::{Catalog, CatalogError, Health};
+use crate::catalog::{BackupRow, Catalog, CatalogError, Health};
 use crate::config;
 use crate::model::digest::Sha256;
 use crate::model::explanation::explain;
+use crate::model::ids::Uid;
 use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
 use crate::progress::Progress;
+use crate::store::{Store, StoreError};
 use crate::vault::{CopyError, Selector, Vault, VaultError, Which};
 
 const AFTER_HELP: &str = "\
@@ -49,6 +52,9 @@ pub(super) struct CopyArgs {
     target: Option<TargetName>,
 }
 
+/// How long a copy that was killed still keeps its backup from being deleted.
+const PIN_AT_MOST: Duration = Duration::from_hours(6);
+
 /// What came of one backup.
 #[derive(Serialize)]
 struct Line {
@@ -78,17 +84,24 @@ impl CopyArgs {
         } else {
             vault.clone()
         };
-        let listing = context
-            .cancel
-            .run_until_cancelled(self.keys(&from, context));
-        let Some(keys) = listing.await else {
+        let listing = async {
+            if self.back {
+                // A folder that is away lists as an empty one.
+                from.store.check_bucket().await.map_err(of_second(&place))?;
+            }
+            self.keys(&vault, &from, context).await
+        };
+        let Some(keys) = context.cancel.run_until_cancelled(listing).await else {
             return Ok(());
         };
         let keys = keys?;
+        let catalog = catalog_if_it_answers().await;
+        let holder = format!("copy-{}", Uid::new((context.clock)()));
         let (mut lines, mut worst) = (Vec::new(), None);
         for key in keys {
             let progress = Arc::new(Progress::default());
-            let done = self.one(&vault, &key, &progress, context);
+            let copying = self.one(&vault, &key, &progress, context);
+            let done = pinned(catalog.as_ref(), &holder, &key, copying);
             match context.progress.show(&progress, done).await {
                 Ok(line) => lines.push(line),
                 Err(error @ CopyError::Interrupted) => return Err(error.into()),
@@ -100,9 +113,11 @@ impl CopyArgs {
             }
         }
         if !self.check {
-            clean_up(&vault).await;
-            if let Err(error) = self.record(&lines, &place).await {
-                tracing::warn!(%error, "The catalog does not know of it yet: a worker's housekeeping looks again");
+            clean_up(&from).await;
+            if let Some(catalog) = &catalog {
+                if let Err(error) = self.record(catalog, &lines, &place).await {
+                    tracing::warn!(%error, "The catalog does not know of it yet: a worker's housekeeping looks again");
+                }
             }
         }
         context.output.print(&lines, || text(&lines, &place))?;
@@ -113,10 +128,17 @@ impl CopyArgs {
         }
     }
 
-    /// What is meant, each once.
-    async fn keys(&self, vault: &Vault, context: &Context) -> anyhow::Result<Vec<ObjectKey>> {
+    /// What is meant, each once: of what the store has that is copied from.
+    async fn keys(
+        &self,
+        vault: &Vault,
+        from: &Vault,
+        context: &Context,
+    ) -> anyhow::Result<Vec<ObjectKey>> {
+        let failed = |error| self.named(error, vault);
         if self.all {
-            let listed = vault.list_briefly(&config::list_cache()).await?;
+            let listed = from.list_briefly(&config::list_cache()).await;
+            let listed = listed.map_err(failed)?;
             // The oldest first: they have waited longest.
             let complete = listed.iter().rev().filter(|one| one.state == "complete");
             return Ok(complete
@@ -127,15 +149,16 @@ impl CopyArgs {
         let mut keys: Vec<ObjectKey> = Vec::new();
         for text in &self.backups {
             let selector = Selector::parse(text)?;
-            let found = match (&self.target, &selector) {
-                // The newest backup of another database is not the one that somebody means.
-                (None, Selector::Latest) => {
-                    vault
-                        .of_target(&targets.choose(None)?)?
-                        .find(&selector)
-                        .await?
-                }
-                _ => vault.find(&selector).await?,
+            // The newest backup of another database is not the one that somebody means.
+            let vault = match (&self.target, &selector) {
+                (None, Selector::Latest) => vault.of_target(&targets.choose(None)?)?,
+                _ => vault.clone(),
+            };
+            let found = match &selector {
+                // Nor is an older one, because the second store does not have the newest.
+                Selector::Latest if self.back => vault.find_either(&selector).await?.entry,
+                Selector::Latest => vault.find(&selector).await?,
+                _ => from.find(&selector).await.map_err(failed)?,
             };
             let key = ObjectKey::parse(found.key())
                 .map_err(|_| UsageError(format!("{} is no key", found.key())))?;
@@ -144,6 +167,20 @@ impl CopyArgs {
             }
         }
         Ok(keys)
+    }
+
+    /// Errors of a store name the first one's settings, and others no store at all.
+    fn named(&self, error: VaultError, vault: &Vault) -> anyhow::Error {
+        let place = vault.second.as_ref().map(Store::describe);
+        match (error, place) {
+            (VaultError::Store(source), Some(place)) if self.back => {
+                of_second(&place)(source).into()
+            }
+            (error, Some(place)) if self.back => {
+                anyhow::Error::new(error).context(format!("look in the second store, {place}"))
+            }
+            (error, _) => error.into(),
+        }
     }
 
     async fn one(
@@ -178,13 +215,12 @@ impl CopyArgs {
     }
 
     /// Where there is a catalog, its rows say what was read back, so that nobody reads it once more to find that out.
-    async fn record(&self, lines: &[Line], place: &str) -> Result<(), CatalogError> {
-        let Ok((connection, _)) = config::catalog_address() else {
-            return Ok(());
-        };
-        let Ok(catalog) = Catalog::open(&connection).await else {
-            return Ok(());
-        };
+    async fn record(
+        &self,
+        catalog: &Catalog,
+        lines: &[Line],
+        place: &str,
+    ) -> Result<(), CatalogError> {
         for line in lines {
             let Some(digest) = line.digest else { continue };
             let Some(id) = catalog.backup_of_object(&line.object_key).await? else {
@@ -193,12 +229,54 @@ impl CopyArgs {
             // With another digest, it is not what the row is about.
             let is_its = catalog.copy_confirmed(id, digest, place).await?;
             let row = catalog.backup(id).await?;
-            if self.back && is_its && row.is_some_and(|row| row.is_damaged()) {
+            // What no copy can be read of is not mended by another one.
+            let was_mended = |row: BackupRow| matches!(row.health, Health::Corrupt | Health::Lost);
+            if self.back && is_its && row.is_some_and(was_mended) {
                 catalog.mark_health(id, Health::Ok, None).await?;
             }
         }
         Ok(())
     }
+}
+
+fn of_second(place: &str) -> impl FnOnce(StoreError) -> VaultError {
+    |source| VaultError::Second {
+        place: place.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+async fn catalog_if_it_answers() -> Option<Catalog> {
+    let (connection, _) = config::catalog_address().ok()?;
+    Catalog::open(&connection).await.ok()
+}
+
+/// Copies, while nobody begins to delete the backup that is copied.
+async fn pinned(
+    catalog: Option<&Catalog>,
+    holder: &str,
+    key: &ObjectKey,
+    copying: impl Future<Output = Result<Line, CopyError>>,
+) -> Result<Line, CopyError> {
+    let row = match catalog {
+        Some(catalog) => catalog.backup_of_object(key.as_str()).await.ok().flatten(),
+        None => None,
+    };
+    let (Some(catalog), Some(id)) = (catalog, row) else {
+        return copying.await;
+    };
+    match catalog.pin(id, holder, PIN_AT_MOST).await {
+        Ok(()) => {}
+        Err(CatalogError::NotRestorable { .. } | CatalogError::NoSuchBackup(_)) => {
+            return Err(CopyError::Leaving(Line::of(key).name));
+        }
+        Err(error) => tracing::warn!(%error, "Nobody is kept from deleting the backup meanwhile"),
+    }
+    let copied = copying.await;
+    if let Err(error) = catalog.unpin(id, holder).await {
+        tracing::debug!(%error, "a pin is left, and ends by itself");
+    }
+    copied
 }
 
 /// Both copies, each to its end.

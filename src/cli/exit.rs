@@ -218,7 +218,7 @@ fn of_copy(error: &CopyError) -> ExitStatus {
         CopyError::NoSecond | CopyError::SamePlace(_) => ExitStatus::Unprepared,
         CopyError::Foreign(_) => ExitStatus::NotFound,
         CopyError::First { source, .. } | CopyError::Second { source, .. } => of_vault(source),
-        CopyError::Interrupted => ExitStatus::Failed,
+        CopyError::Leaving(_) | CopyError::Interrupted => ExitStatus::Failed,
     }
 }
 
@@ -229,15 +229,23 @@ fn of_vault(error: &VaultError) -> ExitStatus {
         | VaultError::NoneYet
         | VaultError::BadKey(_)
         | VaultError::Unfinished(_) => ExitStatus::NotFound,
+        VaultError::Second { source, .. } => of_store(source),
+        VaultError::Store(error) => of_store(error),
         VaultError::NoPassphrase
         | VaultError::NoSpace { .. }
-        | VaultError::Pg(PgError::NoClient { .. } | PgError::NoCodec { .. })
-        | VaultError::Store(
-            StoreError::Configuration(_)
-            | StoreError::PermissionDenied { .. }
-            | StoreError::Unsigned { .. },
-        ) => ExitStatus::Unprepared,
+        | VaultError::Pg(PgError::NoClient { .. } | PgError::NoCodec { .. }) => {
+            ExitStatus::Unprepared
+        }
         error if error.is_verdict() => ExitStatus::Damaged,
+        _ => ExitStatus::Failed,
+    }
+}
+
+const fn of_store(error: &StoreError) -> ExitStatus {
+    match error {
+        StoreError::Configuration(_)
+        | StoreError::PermissionDenied { .. }
+        | StoreError::Unsigned { .. } => ExitStatus::Unprepared,
         _ => ExitStatus::Failed,
     }
 }

@@ -12,13 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::copy_error::CopyError;
 use super::list::Pair;
 use super::{Entry, Selector, Vault, VaultError, Which, carries, manifest_key};
 use crate::model::digest::Sha256;
 use crate::model::ids::Uid;
 use crate::model::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::model::object_key::ObjectKey;
-use crate::model::proof::PROOF_BYTES_MAX;
+use crate::model::proof::{PROOF_BYTES_MAX, Proof};
+use crate::model::target::TargetName;
 use crate::progress::Progress;
 use crate::seal::Digester;
 use crate::store::{ObjectHead, Reading, Store, StoreError, Upload};
@@ -48,80 +50,6 @@ pub struct Copied {
     pub was_there: bool,
 }
 
-/// Why a backup has no second copy.
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    /// No second store.
-    #[error(
-        "no second store is set\nhint: set BACKUP_COPY_STORE, or BACKUP_COPY_S3_BUCKET and what belongs to it"
-    )]
-    NoSecond,
-    /// Two names for one place.
-    #[error(
-        "the second store, {0}, is the first one by another name\nhint: let BACKUP_COPY_STORE or BACKUP_COPY_S3_* name another bucket, best of another provider"
-    )]
-    SamePlace(String),
-    /// Without a manifest there is nothing to compare a copy with.
-    #[error(
-        "{0} has no manifest, so nobody could say whether a copy of it is whole\nhint: only backups that pgseal made are copied"
-    )]
-    Foreign(String),
-    /// The first copy is at fault.
-    #[error("the first copy of {name}, in {place}, is not there or not whole")]
-    First {
-        /// The backup.
-        name: String,
-        /// The first store.
-        place: String,
-        /// What is wrong with it.
-        #[source]
-        source: Box<VaultError>,
-    },
-    /// The second copy is at fault.
-    #[error(
-        "the second copy of {name}, in {place}, is not there or not whole\nhint: the settings of the second store are called BACKUP_COPY_..., as the first one's BACKUP_..."
-    )]
-    Second {
-        /// The backup.
-        name: String,
-        /// The second store.
-        place: String,
-        /// What is wrong with it.
-        #[source]
-        source: Box<VaultError>,
-    },
-    /// It was told to end.
-    #[error("interrupted: the copy was not completed")]
-    Interrupted,
-}
-
-impl CopyError {
-    /// What it is where the second store is copied from.
-    fn turned(self) -> Self {
-        match self {
-            Self::First {
-                name,
-                place,
-                source,
-            } => Self::Second {
-                name,
-                place,
-                source,
-            },
-            Self::Second {
-                name,
-                place,
-                source,
-            } => Self::First {
-                name,
-                place,
-                source,
-            },
-            other => other,
-        }
-    }
-}
-
 /// What is wrong with which copy; the two are named at the end. The first is what is copied from.
 enum Fault {
     First(VaultError),
@@ -137,17 +65,18 @@ fn second(error: impl Into<VaultError>) -> Fault {
     Fault::Second(error.into())
 }
 
-/// Which of two records of a drill counts where both stores have one.
+/// Which way a backup goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Proofs {
-    /// That of the store which is copied from: drills are recorded there first.
-    Newer,
-    /// That of the store which is copied into.
-    Older,
+enum Way {
+    /// From the first store into the second.
+    Out,
+    /// From the second store into the first.
+    Back,
 }
 
 /// A backup on its way.
 struct Copying<'a> {
+    way: Way,
     from: &'a Vault,
     to: Vault,
     key: &'a ObjectKey,
@@ -170,11 +99,11 @@ impl Vault {
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<Copied, CopyError> {
-        self.carry(key, Proofs::Newer, progress, cancel).await
+        self.carry(key, Way::Out, progress, cancel).await
     }
 
     /// Copies a backup back from the second store, where it is whole, into the first one, where it is not, and reads it back
-    /// there. What is there already, whole, is only read.
+    /// there. What is there already, whole, is not sent again; both copies are read then.
     ///
     /// # Errors
     /// As [`Vault::copy`]; nothing that looks like a backup is then in the first store, unless there was one before.
@@ -185,7 +114,7 @@ impl Vault {
         cancel: &CancellationToken,
     ) -> Result<Copied, CopyError> {
         let from = self.turned().ok_or(CopyError::NoSecond)?;
-        let carried = from.carry(key, Proofs::Older, progress, cancel).await;
+        let carried = from.carry(key, Way::Back, progress, cancel).await;
         carried.map_err(|error| match error {
             CopyError::SamePlace(_) => CopyError::SamePlace(from.store.describe()),
             other => other.turned(),
@@ -195,7 +124,7 @@ impl Vault {
     async fn carry(
         &self,
         key: &ObjectKey,
-        proofs: Proofs,
+        way: Way,
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<Copied, CopyError> {
@@ -205,6 +134,7 @@ impl Vault {
         let named = |fault| self.named(&name, fault);
         let (manifest, sealed) = self.to_copy(key, &name).await?;
         let copying = Copying {
+            way,
             from: self,
             to,
             key,
@@ -219,9 +149,8 @@ impl Vault {
         }
         let was_there = copying.dump().await.map_err(named)?;
         copying.manifest(was_there).await.map_err(named)?;
-        copying.proof(proofs).await;
-        self.copy_marks(&copying.to.store, copying.manifest.uid)
-            .await;
+        copying.proof().await;
+        copying.marks().await;
         Ok(Copied {
             name: name.clone(),
             key: key.clone(),
@@ -333,7 +262,7 @@ impl Vault {
         let seen = self.store.head(&key).await;
         // A second store whose objects nobody can delete is a good one.
         if let Err(error) = to.delete(&key).await {
-            tracing::warn!(%error, object.key = %key, "A probe stays in the second store");
+            tracing::warn!(%error, object.key = %key, place = to.describe(), "A probe stays in a store");
         }
         Ok(seen.map_err(first)?.is_some())
     }
@@ -385,14 +314,27 @@ impl Vault {
 impl Copying<'_> {
     /// The dump is in the second store, and was read back: whether it was there before.
     async fn dump(&self) -> Result<bool, Fault> {
+        self.require_free().await?;
         let head = self.to.store.head(self.key).await.map_err(second)?;
         if let Some(head) = head {
-            if head.uid != Some(self.manifest.uid) {
-                let key = self.key.clone();
-                return Err(second(StoreError::AlreadyExists { key }));
+            let is_another_s = || {
+                second(StoreError::AlreadyExists {
+                    key: self.key.clone(),
+                })
+            };
+            if !carries(&head, self.manifest.uid) {
+                return Err(is_another_s());
             }
             if self.read_back(&head).await?.is_ok() {
+                if self.way == Way::Back {
+                    // Where nothing had to be mended, nobody has read the second one yet.
+                    self.require_first().await?;
+                }
                 return Ok(true);
+            }
+            // What does not say whose it is may be anybody's.
+            if head.uid.is_none() {
+                return Err(is_another_s());
             }
             self.require_first().await?;
             tracing::warn!(
@@ -412,6 +354,17 @@ impl Copying<'_> {
             return Err(second(error));
         }
         Ok(false)
+    }
+
+    /// No manifest of another backup is in the way: what is sent would be taken for that one's.
+    async fn require_free(&self) -> Result<(), Fault> {
+        let key = manifest_key(self.key).map_err(second)?;
+        match self.to.store.head(&key).await.map_err(second)? {
+            Some(head) if !carries(&head, self.manifest.uid) => {
+                Err(second(StoreError::AlreadyExists { key }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Nothing is taken away before it is known that there is something better.
@@ -486,13 +439,26 @@ impl Copying<'_> {
         if there {
             return Ok(());
         }
+        // Who deletes a backup meanwhile must not find it again.
+        if self.from.store.head(&key).await.map_err(first)?.is_none() {
+            if !was_there {
+                self.discard().await?;
+            }
+            return Err(first(VaultError::Lost(self.manifest.name.clone())));
+        }
         self.progress.start_stage("write the manifest");
         let put = self
             .to
             .read_back(&key, self.manifest.uid, &self.sealed)
             .await;
         if let Err(error) = put {
-            if was_there {
+            let is_another_s =
+                matches!(&error, VaultError::Store(StoreError::AlreadyExists { .. }));
+            if is_another_s && !was_there {
+                self.to.store.delete(self.key).await.map_err(second)?;
+            } else if is_another_s {
+                // Nothing of it is ours.
+            } else if was_there {
                 // The dump is whole; only what may be half a manifest goes.
                 self.to.store.delete(&key).await.map_err(second)?;
             } else {
@@ -503,35 +469,56 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// What a drill found is no part of the backup: that it cannot be copied spoils none.
-    async fn proof(&self, proofs: Proofs) {
+    /// What a drill found is no part of the backup: that it cannot be copied spoils none. A drill of either copy is recorded
+    /// beside that one, so that either may be the newer.
+    async fn proof(&self) {
         let Some(key) = self.key.proof_key() else {
             return;
         };
         let copied = async {
-            if proofs == Proofs::Older && self.to.store.head(&key).await?.is_some() {
-                return Ok(());
-            }
             let proof = match self.from.store.read(&key, PROOF_BYTES_MAX).await {
                 Ok((_, proof)) => proof,
                 Err(StoreError::NotFound { .. }) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
+            if self.to.store.head(&key).await?.is_some() {
+                let there = self.to.read_proof(self.key).await?;
+                let here = self.from.read_proof(self.key).await?;
+                let at = |proof: Option<Proof>| {
+                    let own = proof.filter(|proof| proof.uid == self.manifest.uid);
+                    own.map(|proof| proof.at)
+                };
+                if at(here) <= at(there) {
+                    return Ok(());
+                }
+            }
             let uid = Some(self.manifest.uid);
-            self.to.store.put(&key, uid, proof).await.map(drop)
+            self.to.store.put(&key, uid, proof).await?;
+            Ok::<_, VaultError>(())
         };
         if let Err(error) = copied.await {
             tracing::warn!(%error, object.key = %key, "What a drill found was not copied");
         }
     }
 
-    /// Takes away what must not stay in the second store: the manifest first.
+    /// Marks are no part of it either. Each target's are in its own folder.
+    async fn marks(&self) {
+        let target = TargetName::parse(&self.manifest.target).unwrap_or_default();
+        match self.from.of_target(&target) {
+            Ok(from) => {
+                from.copy_marks(&self.to.store, self.manifest.uid).await;
+            }
+            Err(error) => tracing::warn!(%error, "What was said of a backup was not copied"),
+        }
+    }
+
+    /// Takes away what must not stay where it was copied to: the manifest first. What a drill found stays in the first store.
     async fn discard(&self) -> Result<(), Fault> {
-        self.to
-            .delete_here(self.key)
-            .await
-            .map(drop)
-            .map_err(second)
+        match self.way {
+            Way::Out => self.to.delete_here(self.key).await.map(drop),
+            Way::Back => self.to.delete_backup(self.key).await.map(drop),
+        }
+        .map_err(second)
     }
 }
 

@@ -6,6 +6,7 @@
 mod cache;
 mod check;
 mod copy;
+mod copy_error;
 mod either;
 mod error;
 mod find;
@@ -22,7 +23,8 @@ use tokio::task::JoinHandle;
 
 pub use cache::ListCache;
 pub use check::{Fetched, Limits, Proof};
-pub use copy::{Copied, CopyError};
+pub use copy::Copied;
+pub use copy_error::CopyError;
 pub use either::{Found, Which};
 pub use error::VaultError;
 pub use find::Selector;
@@ -314,6 +316,17 @@ impl Vault {
     /// # Errors
     /// The store fails, or an object is locked.
     pub async fn delete_here(&self, dump_key: &ObjectKey) -> Result<u64, VaultError> {
+        let mut versions = self.delete_backup(dump_key).await?;
+        if let Some(proof) = dump_key.proof_key() {
+            if self.store.head(&proof).await?.is_some() {
+                versions += self.store.delete(&proof).await?.versions;
+            }
+        }
+        Ok(versions)
+    }
+
+    /// As [`Vault::delete_here`], and what a drill found stays.
+    async fn delete_backup(&self, dump_key: &ObjectKey) -> Result<u64, VaultError> {
         let mut versions = 0;
         if let Some(manifest) = dump_key.manifest_key() {
             if self.store.head(&manifest).await?.is_some() {
@@ -322,11 +335,6 @@ impl Vault {
         }
         if self.store.head(dump_key).await?.is_some() {
             versions += self.store.delete(dump_key).await?.versions;
-        }
-        if let Some(proof) = dump_key.proof_key() {
-            if self.store.head(&proof).await?.is_some() {
-                versions += self.store.delete(&proof).await?.versions;
-            }
         }
         Ok(versions)
     }

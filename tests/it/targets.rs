@@ -19,7 +19,7 @@ fn shop() -> Database<'static> {
 }
 
 /// Names the targets in a file.
-fn with_targets(pgseal: &mut Pgseal, text: &str) -> PathBuf {
+pub fn with_targets(pgseal: &mut Pgseal, text: &str) -> PathBuf {
     let file = pgseal.file("targets.toml");
     std::fs::write(&file, text).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
