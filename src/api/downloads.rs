@@ -102,7 +102,7 @@ async fn at_hand(
     let Some(second) = second else {
         return Ok((vault.store.clone(), head_of(&vault.store, row, key).await?));
     };
-    let found = if row.is_damaged() {
+    let found = if row.is_only_second() {
         Err(StoreError::Changed { key: key.clone() })
     } else {
         head_of(&vault.store.in_haste(), row, key).await

@@ -48,7 +48,7 @@ pub(super) struct BackupRecord {
     warnings: Vec<String>,
     #[serde(with = "time::serde::rfc3339::option")]
     snapshot_at: Option<OffsetDateTime>,
-    /// `ok`, `CORRUPT`, `UNREADABLE`, `SUSPICIOUS` or `lost`.
+    /// `ok`, `CORRUPT`, `ALTERED`, `SUSPICIOUS` or `lost`.
     health: &'static str,
     health_reason: Option<String>,
     /// When that was found, or a verification last found it unchanged.

@@ -167,7 +167,7 @@ impl Catalog {
         let updated = sqlx::query!(
             "UPDATE pgseal.backups SET health = $2, health_reason = $3, health_at = clock_timestamp() \
              WHERE id = $1 AND (health, health_reason) IS DISTINCT FROM ($2, $3) \
-                AND NOT (health = 'UNREADABLE' AND $2 IN ('CORRUPT', 'SUSPICIOUS', 'lost'))",
+                AND NOT (health = 'ALTERED' AND $2 IN ('CORRUPT', 'SUSPICIOUS', 'lost'))",
             id.get(),
             health.as_str(),
             reason
@@ -190,8 +190,8 @@ impl Catalog {
         let doing = "record what a verification found";
         let mut session = self.session(doing).await?;
         let updated = sqlx::query!(
-            "UPDATE pgseal.backups SET health_reason = $3, health_at = clock_timestamp(), \
-                health = CASE WHEN health = 'UNREADABLE' AND $2 IN ('CORRUPT', 'lost') THEN health ELSE $2 END WHERE id = $1",
+            "UPDATE pgseal.backups SET health = $2, health_reason = $3, health_at = clock_timestamp() \
+             WHERE id = $1 AND NOT (health = 'ALTERED' AND $2 IN ('CORRUPT', 'lost'))",
             id.get(),
             health.as_str(),
             reason

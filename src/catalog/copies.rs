@@ -169,7 +169,7 @@ impl Catalog {
         let mut session = self.session(doing).await?;
         let ids = sqlx::query_scalar!(
             "SELECT id FROM pgseal.backups WHERE status = 'completed' AND uid IS NOT NULL AND copy_state <> 'confirmed' \
-                AND deletion = 'kept' AND health NOT IN ('CORRUPT', 'UNREADABLE', 'lost') \
+                AND deletion = 'kept' AND health NOT IN ('CORRUPT', 'ALTERED', 'lost') \
              ORDER BY copy_state = 'failed', CASE copy_state WHEN 'failed' THEN copy_at END, finished_at DESC, id DESC LIMIT $1",
             i64::from(most)
         );
@@ -220,7 +220,7 @@ impl Catalog {
         let row = sqlx::query!(
             r#"SELECT count(*) AS "count!", min(finished_at) AS oldest FROM pgseal.backups
             WHERE status = 'completed' AND uid IS NOT NULL AND deletion <> 'deleting'
-                AND (copy_state <> 'confirmed' OR copy_place <> $1 OR health IN ('CORRUPT', 'UNREADABLE', 'lost'))"#,
+                AND (copy_state <> 'confirmed' OR copy_place <> $1 OR health IN ('CORRUPT', 'lost'))"#,
             second
         );
         let row = row.fetch_one(&mut *session).await;

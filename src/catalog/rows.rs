@@ -103,8 +103,8 @@ words! {
         Ok = "ok",
         /// It is not what was stored.
         Corrupt = "CORRUPT",
-        /// It is what was stored, and cannot be read: every copy is as bad.
-        Unreadable = "UNREADABLE",
+        /// It is what was stored, and its content is not: every copy is as bad.
+        Altered = "ALTERED",
         /// Something is strange about it.
         Suspicious = "SUSPICIOUS",
         /// It is gone.
@@ -332,12 +332,12 @@ impl BackupRow {
             && !self.is_damaged()
     }
 
-    /// Whether its own object cannot be restored: it is not what was stored, cannot be read, or is gone.
+    /// Whether its own object cannot be restored: it, or its content, is not what was stored, or it is gone.
     #[must_use]
     pub const fn is_damaged(&self) -> bool {
         matches!(
             self.health,
-            Health::Corrupt | Health::Unreadable | Health::Lost
+            Health::Corrupt | Health::Altered | Health::Lost
         )
     }
 

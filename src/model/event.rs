@@ -131,6 +131,9 @@ pub struct Facts {
     /// Why it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup_kind: Option<String>,
+    /// What is known of its object, where the event's kind does not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
     /// The key of its sealed dump.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object_key: Option<String>,

@@ -56,7 +56,10 @@ pub(super) fn title(event: &Event) -> String {
         EventKind::BackupFailed => format!("backup of {name} FAILED{at}"),
         EventKind::BackupOverdue => format!("backup of {name} is OVERDUE"),
         EventKind::BackupSuspicious => format!("backup of {name} is SUSPICIOUS"),
-        EventKind::BackupCorrupt => format!("backup of {name} is CORRUPT"),
+        EventKind::BackupCorrupt => {
+            let health = event.facts.health.as_deref().unwrap_or("CORRUPT");
+            format!("backup of {name} is {health}")
+        }
         EventKind::BackupLost => format!("backup of {name} is LOST"),
         EventKind::RestoreStarted => format!("restore of {name} started"),
         EventKind::RestoreCompleted => format!("restore of {name} is complete"),
@@ -142,6 +145,9 @@ fn next_step(event: &Event) -> Option<String> {
         EventKind::BackupFailed => "pgseal doctor looks at everything that a backup needs",
         EventKind::BackupOverdue => "does a worker run? pgseal worker --check, on its machine",
         EventKind::BackupSuspicious => "pgseal list: compare its size and tables with older ones",
+        EventKind::BackupCorrupt if event.facts.health.is_some() => {
+            "make a new backup; no copy of this one is any better"
+        }
         EventKind::BackupCorrupt | EventKind::BackupLost => {
             "make a new backup, and find out who changes objects in the store"
         }

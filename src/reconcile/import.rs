@@ -72,7 +72,7 @@ pub async fn import(
         let named = || at(backup.id, backup.object_key.as_deref().unwrap_or_default());
         match backup.health {
             Health::Lost => imported.lost.push(named()),
-            Health::Corrupt | Health::Unreadable => imported.corrupt.push(named()),
+            Health::Corrupt | Health::Altered => imported.corrupt.push(named()),
             Health::Ok | Health::Suspicious => imported.whole += 1,
         }
     }

@@ -317,7 +317,7 @@ async fn record(
         Found::Same if !from_here => return Ok(()),
         Found::Same => (Health::Ok, None, &mut done.found_again),
         Found::Gone | Found::WithoutManifest
-            if matches!(row.health, Health::Corrupt | Health::Unreadable) =>
+            if matches!(row.health, Health::Corrupt | Health::Altered) =>
         {
             return Ok(());
         }

@@ -369,10 +369,10 @@ fn a_copy_is_as_good_as_what_is_in_it() {
     for (health, is_copied, is_good) in [
         (Health::Corrupt, true, true),
         (Health::Lost, true, true),
-        (Health::Unreadable, true, false),
+        (Health::Altered, true, false),
         (Health::Corrupt, false, false),
         (Health::Lost, false, false),
-        (Health::Unreadable, false, false),
+        (Health::Altered, false, false),
     ] {
         let row = RetainedRow {
             is_copied,

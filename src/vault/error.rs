@@ -192,10 +192,11 @@ impl VaultError {
         )
     }
 
-    /// Of a verdict about a backup with a manifest: whether the sealed bytes are what the manifest says, and what is in them is
-    /// at fault. Every copy, having the same bytes, is as bad.
+    /// Whether it is about what is inside of a backup whose bytes are what its manifest says, so that another copy, having the
+    /// same bytes, is no better. Of these, only [`VaultError::PlainDigest`] cannot come from this machine, as an error of its
+    /// disk or a pg_restore that was killed.
     #[must_use]
-    pub const fn is_of_every_copy(&self) -> bool {
+    pub const fn is_of_content(&self) -> bool {
         matches!(
             self,
             Self::Seal(_) | Self::PlainDigest { .. } | Self::Pg(PgError::Client { .. })

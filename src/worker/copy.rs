@@ -232,7 +232,7 @@ impl Worker {
 
     /// Where a backup's first copy was found damaged, or gone: whether the second one is whole, in words for whoever reads
     /// that. `None`: there is no second store.
-    pub(super) async fn look_at_second(&self, id: BackupId, key: &ObjectKey) -> Option<String> {
+    pub(super) async fn look_at_second(&self, id: BackupId, key: &ObjectKey) -> Option<Second> {
         let second = self.stages.vault.with(Which::Second);
         self.stages.vault.second.as_ref()?;
         let place = second.store.describe();
@@ -251,16 +251,18 @@ impl Worker {
                         let text = other_digest();
                         let why = (AtFault::Second, text.as_str());
                         self.record_no_copy(id, why, Again::No).await;
-                        return Some(format!("nor can its second copy be used: {text}"));
+                        let said = format!("nor can its second copy be used: {text}");
+                        return Some(Second::Said(said));
                     }
                     Err(error) => {
                         tracing::warn!(%error, backup.id = %id, "Nobody could write down that a backup has a copy");
                     }
                 }
-                Some(format!(
+                Some(Second::Said(format!(
                     "its second copy, in {place}, is whole, and restores take it; pgseal copy --back mends the first one from it"
-                ))
+                )))
             }
+            Err(VaultError::SealedManifest { .. }) => Some(Second::Alike),
             Err(error) => {
                 let reason = explain(&error);
                 // Where it could only not be looked at, it is as good as it was known to be.
@@ -268,7 +270,8 @@ impl Worker {
                     let why = (AtFault::Second, reason.as_str());
                     self.record_no_copy(id, why, Again::No).await;
                 }
-                Some(format!("nor can its second copy be used: {reason}"))
+                let said = format!("nor can its second copy be used: {reason}");
+                Some(Second::Said(said))
             }
         }
     }
@@ -335,6 +338,15 @@ impl Worker {
     }
 }
 
+/// What is to be said of a second copy, where the first was found wanting.
+#[derive(PartialEq, Eq)]
+pub(super) enum Second {
+    /// This.
+    Said(String),
+    /// Its manifest cannot be opened, which may be the passphrase's fault.
+    Alike,
+}
+
 /// What came of a copy's job.
 enum Came {
     /// The backup is in both stores.
@@ -368,5 +380,10 @@ fn other_digest() -> String {
 
 /// Whether a copy was read and found wanting, or is not there.
 const fn is_found_out(error: &VaultError) -> bool {
-    matches!(error, VaultError::NotFound { .. }) || error.is_verdict()
+    match error {
+        VaultError::NotFound { .. } => true,
+        // What another passphrase, or a newer pgseal, has sealed may be as whole as ever.
+        VaultError::SealedManifest { .. } | VaultError::Manifest { .. } => false,
+        error => error.is_verdict(),
+    }
 }

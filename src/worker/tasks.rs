@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::copy::Second;
 use super::safety::{self, Made};
 use super::supervise::{Reason, Running, Supervised};
 use super::{Stop, Worker};
@@ -441,14 +442,18 @@ impl Worker {
             Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => {
                 (Health::Lost, verified.as_ref().err())
             }
-            Err(error) if error.is_of_every_copy() => (Health::Unreadable, Some(error)),
+            // Of two manifests that nobody can open, it is the passphrase that is at fault.
+            Err(error @ VaultError::SealedManifest { .. }) if of_second == Some(Second::Alike) => {
+                return Ending::Failed(explain(error)).or_retry(taken);
+            }
+            Err(error @ VaultError::PlainDigest { .. }) => (Health::Altered, Some(error)),
             Err(error) if error.is_verdict() => (Health::Corrupt, Some(error)),
             // Nothing is known: the row stays as it is.
             Err(error) => return Ending::Failed(explain(error)).or_retry(taken),
         };
         let reason = reason.map(|error| match &of_second {
-            Some(of_second) => format!("{}\n{of_second}", explain(error)),
-            None => explain(error),
+            Some(Second::Said(of_second)) => format!("{}\n{of_second}", explain(error)),
+            Some(Second::Alike) | None => explain(error),
         });
         let marked = self
             .dispatch
@@ -474,11 +479,11 @@ impl Worker {
         id: BackupId,
         key: &ObjectKey,
         progress: &Arc<Progress>,
-    ) -> (Result<(), VaultError>, Option<String>) {
+    ) -> (Result<(), VaultError>, Option<Second>) {
         let verified = self.verify(key, progress).await;
         let of_second = match &verified {
             // What every copy has is not mended by another one.
-            Err(error) if error.is_verdict() && !error.is_of_every_copy() => {
+            Err(error) if error.is_verdict() && !error.is_of_content() => {
                 self.look_at_second(id, key).await
             }
             _ => None,
