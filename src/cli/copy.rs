@@ -52,8 +52,8 @@ pub(super) struct CopyArgs {
     target: Option<TargetName>,
 }
 
-/// How long a copy that was killed still keeps its backup from being deleted.
-const PIN_AT_MOST: Duration = Duration::from_hours(6);
+/// How long a copy that was killed still keeps its backup from being deleted, at most; one that goes on renews that.
+const PIN_FOR: Duration = Duration::from_mins(30);
 
 /// What came of one backup.
 #[derive(Serialize)]
@@ -101,10 +101,13 @@ impl CopyArgs {
         for key in keys {
             let progress = Arc::new(Progress::default());
             let copying = self.one(&vault, &key, &progress, context);
-            let done = pinned(catalog.as_ref(), &holder, &key, copying);
+            // What only reads keeps nobody from anything.
+            let pins = catalog.as_ref().filter(|_| !self.check);
+            let done = Box::pin(pinned(pins, &holder, &key, copying));
             match context.progress.show(&progress, done).await {
                 Ok(line) => lines.push(line),
                 Err(error @ CopyError::Interrupted) => return Err(error.into()),
+                Err(error @ CopyError::Leaving(_)) if self.all => tracing::info!("{error}"),
                 // One that cannot be copied keeps no other from it.
                 Err(error) => {
                     lines.push(Line::failed(&key, &error));
@@ -113,7 +116,7 @@ impl CopyArgs {
             }
         }
         if !self.check {
-            clean_up(&from).await;
+            clean_up(&from, self.back).await;
             if let Some(catalog) = &catalog {
                 if let Err(error) = self.record(catalog, &lines, &place).await {
                     tracing::warn!(%error, "The catalog does not know of it yet: a worker's housekeeping looks again");
@@ -141,9 +144,14 @@ impl CopyArgs {
             let listed = listed.map_err(failed)?;
             // The oldest first: they have waited longest.
             let complete = listed.iter().rev().filter(|one| one.state == "complete");
-            return Ok(complete
+            let keys: Vec<ObjectKey> = complete
                 .filter_map(|one| ObjectKey::parse(&one.key).ok())
-                .collect());
+                .collect();
+            // A second store that was to bring everything back, and has nothing, is no good news.
+            if self.back && keys.is_empty() {
+                return Err(failed(VaultError::NoneYet));
+            }
+            return Ok(keys);
         }
         let targets = context.settings.targets()?;
         let mut keys: Vec<ObjectKey> = Vec::new();
@@ -230,7 +238,12 @@ impl CopyArgs {
             let is_its = catalog.copy_confirmed(id, digest, place).await?;
             let row = catalog.backup(id).await?;
             // What no copy can be read of is not mended by another one.
-            let was_mended = |row: BackupRow| matches!(row.health, Health::Corrupt | Health::Lost);
+            // Nor is what was there already, and was found wanting for another reason than its bytes.
+            let was_mended = |row: BackupRow| match row.health {
+                Health::Lost => true,
+                Health::Corrupt => line.outcome == "copied",
+                _ => false,
+            };
             if self.back && is_its && row.is_some_and(was_mended) {
                 catalog.mark_health(id, Health::Ok, None).await?;
             }
@@ -258,21 +271,36 @@ async fn pinned(
     key: &ObjectKey,
     copying: impl Future<Output = Result<Line, CopyError>>,
 ) -> Result<Line, CopyError> {
-    let row = match catalog {
-        Some(catalog) => catalog.backup_of_object(key.as_str()).await.ok().flatten(),
-        None => None,
-    };
-    let (Some(catalog), Some(id)) = (catalog, row) else {
+    let Some(catalog) = catalog else {
         return copying.await;
     };
-    match catalog.pin(id, holder, PIN_AT_MOST).await {
-        Ok(()) => {}
+    let pin = async || match catalog.backup_of_object(key.as_str()).await? {
+        Some(id) => {
+            let pinned = catalog.pin(id, holder, PIN_FOR).await;
+            pinned.map(|()| Some(id))
+        }
+        None => Ok(None),
+    };
+    let id = match pin().await {
+        Ok(Some(id)) => id,
+        Ok(None) => return copying.await,
         Err(CatalogError::NotRestorable { .. } | CatalogError::NoSuchBackup(_)) => {
             return Err(CopyError::Leaving(Line::of(key).name));
         }
-        Err(error) => tracing::warn!(%error, "Nobody is kept from deleting the backup meanwhile"),
-    }
-    let copied = copying.await;
+        Err(error) => {
+            tracing::warn!(%error, "Nobody is kept from deleting the backup meanwhile");
+            return copying.await;
+        }
+    };
+    let renewing = async {
+        loop {
+            tokio::time::sleep(PIN_FOR / 2).await;
+            if let Err(error) = pin().await {
+                tracing::warn!(%error, "Nobody is kept from deleting the backup any more");
+            }
+        }
+    };
+    let copied = tokio::select! { biased; copied = copying => copied, never = renewing => never };
     if let Err(error) = catalog.unpin(id, holder).await {
         tracing::debug!(%error, "a pin is left, and ends by itself");
     }
@@ -311,10 +339,13 @@ async fn check(
     })
 }
 
-/// Removes what copies that were killed have left in the second store.
-async fn clean_up(vault: &Vault) {
-    if let Err(error) = vault.clean_second().await {
-        tracing::warn!(%error, "What killed copies left could not be cleaned up");
+/// Removes what copies that were killed have left where they copied to.
+async fn clean_up(from: &Vault, back: bool) {
+    match from.clean_second().await {
+        Ok(_) => {}
+        // A backup cleans the first store up, too.
+        Err(error) if back => tracing::debug!(%error, "What killed copies left stays for now"),
+        Err(error) => tracing::warn!(%error, "What killed copies left could not be cleaned up"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::output::{Record, moment, table};
+use super::output::{Record, counted, moment, table};
 use super::{Context, TargetArgs};
 use crate::config::{self, ScheduleArgs};
 use crate::dispatch::DrillTimetable;
@@ -24,8 +24,8 @@ States: complete (can be restored) · foreign (made by hand or another tool, wit
 and restored) · unfinished (never completed; cannot) · lost (the dump is gone) · unreadable (no passphrase opens its \
 manifest, or it was changed) · SUSPICIOUS (complete, and far smaller than the one before: pgseal accept)
 
-With a second store (BACKUP_COPY_STORE), a line below the table names each backup that has no copy there; where the first store \
-cannot be reached, the second one is listed. pgseal copy --check reads both.
+With a second store (BACKUP_COPY_STORE), a line below the table names each backup that has no copy there, and one above it says what \
+only the second one has; where the first store cannot be reached, the second one is listed. pgseal copy --check reads both.
 
 PROOF is the verdict of the last pgseal drill, and its age. With BACKUP_SCHEDULE it says whether the backup that was due \
 last is overdue, with BACKUP_DRILL_SCHEDULE or BACKUP_PROOF_MAX_AGE_DAYS whether a proof is.";
@@ -54,6 +54,9 @@ impl ListArgs {
         };
         let (listed, which) = vault.list_either(&config::list_cache()).await?;
         let copies = copies(&vault, which).await;
+        if let Some(said) = alone(&listed, copies.as_ref(), &vault) {
+            tracing::warn!("{said}");
+        }
         let vault = vault.with(which);
         let now = (context.clock)();
         let strange = strange(&vault, &listed).await?;
@@ -179,6 +182,28 @@ async fn copies(
         tracing::warn!(reason, "Nobody can say which backups have a second copy");
     }
     Some(copies)
+}
+
+/// What to say where the second store has backups that the first does not have whole.
+fn alone(
+    listed: &[Listed],
+    copies: Option<&Result<BTreeMap<ObjectKey, u64>, VaultError>>,
+    vault: &Vault,
+) -> Option<String> {
+    let copies = copies?.as_ref().ok()?;
+    let complete = listed.iter().filter(|one| one.state == "complete");
+    let first: BTreeSet<&str> = complete.map(|one| one.key.as_str()).collect();
+    let mut alone = copies.keys().filter(|key| !first.contains(key.as_str()));
+    let count = alone.clone().count() as u64;
+    // Their keys begin with their dates, but for the targets' folders.
+    let one = alone.next_back()?;
+    let name = one.backup_name().unwrap_or(one.as_str());
+    let place = vault.second.as_ref()?.describe();
+    Some(format!(
+        "only the second store, {place}, has {}, such as {name}: restores take it from there, and pgseal copy --back --all mends \
+         the first store",
+        counted(count, "backup")
+    ))
 }
 
 /// One word for a backup's second copy.

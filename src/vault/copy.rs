@@ -360,10 +360,17 @@ impl Copying<'_> {
     async fn require_free(&self) -> Result<(), Fault> {
         let key = manifest_key(self.key).map_err(second)?;
         match self.to.store.head(&key).await.map_err(second)? {
-            Some(head) if !carries(&head, self.manifest.uid) => {
-                Err(second(StoreError::AlreadyExists { key }))
+            Some(head) if head.uid == Some(self.manifest.uid) => Ok(()),
+            // One that does not say whose it is cannot be replaced.
+            Some(head) if head.uid.is_none() => {
+                let read = self.to.store.read(&key, MANIFEST_BYTES_MAX).await;
+                match read.map_err(second)? {
+                    (_, there) if there == self.sealed => Ok(()),
+                    _ => Err(second(StoreError::AlreadyExists { key })),
+                }
             }
-            _ => Ok(()),
+            Some(_) => Err(second(StoreError::AlreadyExists { key })),
+            None => Ok(()),
         }
     }
 
@@ -444,7 +451,7 @@ impl Copying<'_> {
             if !was_there {
                 self.discard().await?;
             }
-            return Err(first(VaultError::Lost(self.manifest.name.clone())));
+            return Err(first(VaultError::Unfinished(self.key.to_string())));
         }
         self.progress.start_stage("write the manifest");
         let put = self
@@ -454,10 +461,13 @@ impl Copying<'_> {
         if let Err(error) = put {
             let is_another_s =
                 matches!(&error, VaultError::Store(StoreError::AlreadyExists { .. }));
-            if is_another_s && !was_there {
-                self.to.store.delete(self.key).await.map_err(second)?;
-            } else if is_another_s {
-                // Nothing of it is ours.
+            if is_another_s {
+                // Nothing of it is ours but the dump, unless that one is whoever's copies the same backup at this moment.
+                let head = self.to.store.head(&key).await.map_err(second)?;
+                let is_ours = head.is_some_and(|head| head.uid == Some(self.manifest.uid));
+                if !was_there && !is_ours {
+                    self.to.store.delete(self.key).await.map_err(second)?;
+                }
             } else if was_there {
                 // The dump is whole; only what may be half a manifest goes.
                 self.to.store.delete(&key).await.map_err(second)?;

@@ -188,9 +188,18 @@ fn a_lost_bucket_comes_back_with_what_was_said() {
         std::fs::remove_file(first.bucket().join(key)).unwrap();
     }
     assert_eq!(first.objects(), Vec::<String>::new());
+    // Whoever looks at what is left hears where the rest is.
+    let listed = |what: &str| {
+        let listed = pgseal.run(&["list"]);
+        assert_eq!(listed.code, 0, "{listed}");
+        listed.stderr.contains(what)
+    };
+    let word = "has 2 backups, such as backup_manual_";
+    assert!(listed(word) && listed("pgseal copy --back --all"));
     let lines = pgseal.json(&["copy", "--back", "--all"]);
     assert_eq!(lines.as_array().unwrap().len(), 2, "{lines}");
     assert_eq!(first.objects(), before);
+    assert!(!listed("second store"));
 
     // A newer one that the second does not have: an older one is not what was meant.
     second.hook(|_| DENIED);
@@ -232,8 +241,9 @@ fn what_cannot_come_back_changes_nothing() {
         }
         Action::Pass
     });
-    let said = pgseal.fails(4, &["copy", "--back", name]);
+    let said = pgseal.fails(3, &["copy", "--back", name]);
     assert!(said.contains("the second copy of"), "{said}");
+    assert!(said.contains(second.endpoint()), "{said}");
     assert_eq!(first.objects(), Vec::<String>::new());
     first.hook(|_| Action::Pass);
     std::fs::write(second.bucket().join(&manifest), &whole).unwrap();
@@ -261,6 +271,12 @@ fn what_cannot_come_back_changes_nothing() {
     let run = pgseal.run(&["copy", "--back", "--all"]);
     assert_ne!(run.code, 0, "{run}");
     assert!(run.stderr.contains("the second store"), "{run}");
+    // Nor is one that is there and empty, as where a disk is not mounted.
+    let empty = pgseal.file("empty");
+    std::fs::create_dir(&empty).unwrap();
+    pgseal.set("BACKUP_COPY_STORE", format!("file:{}", empty.display()));
+    let said = pgseal.fails(3, &["copy", "--back", "--all"]);
+    assert!(said.contains("the second store"), "{said}");
 }
 
 /// A backup whose every byte is what was stored, and whose content is not: no copy makes it good, nobody counts it, and
@@ -298,7 +314,7 @@ fn what_no_copy_can_be_read_of_is_no_backup() {
     let path = format!("/api/admin/backups/{id}/verify");
     api.json(202, "POST", &path, "");
     service.burst();
-    assert_eq!(service.backup(id, "health"), "UNREADABLE");
+    assert_eq!(service.backup(id, "health"), "ALTERED");
     let told = "SELECT count(*) FROM pgseal.events WHERE kind = 'backup.corrupt'";
     assert_eq!(service.catalog.psql(told), "1");
     let reason = service.backup(id, "health_reason");
@@ -307,7 +323,7 @@ fn what_no_copy_can_be_read_of_is_no_backup() {
         let refused = service
             .pgseal
             .fails(1, &["enqueue", "restore", &id.to_string()]);
-        assert!(refused.contains("UNREADABLE"), "{why}: {refused}");
+        assert!(refused.contains("ALTERED"), "{why}: {refused}");
         let plan = service.pgseal.ok(&["prune", "--plan"]);
         assert!(plan.contains("damaged"), "{why}: {plan}");
     };
@@ -322,4 +338,45 @@ fn what_no_copy_can_be_read_of_is_no_backup() {
     api.json(202, "POST", &path, "");
     service.burst();
     refused("damaged too");
+}
+
+/// A passphrase that nobody named any more opens neither manifest: that says nothing of the backup, and nothing is written down
+/// that retention would go by once it is named again.
+#[test]
+fn a_passphrase_that_is_missing_makes_no_backup_worse() {
+    let (mut service, _first, _second) = with_two_stores();
+    let id = replicated_by(&service);
+    service
+        .pgseal
+        .set("BACKUP_GPG_PASSPHRASE", "dummy-another-passphrase");
+    let api = Api::of(service);
+    let service = &api.service;
+    let path = format!("/api/admin/backups/{id}/verify");
+    let asked = api.json(202, "POST", &path, "");
+    service.burst();
+    let status = service.job_status(asked["job_id"].as_str().unwrap());
+    assert_eq!(status, "failed");
+    let facts = "health || ' ' || copy_state";
+    assert_eq!(service.backup(id, facts), "ok confirmed");
+}
+
+/// The catalog calls a backup well whose damaged object was replaced, and not one that was there already: what was wrong with
+/// that, its bytes did not show.
+#[test]
+fn a_row_is_well_where_its_object_was_mended() {
+    let (service, first, _second) = with_two_stores();
+    let id = replicated_by(&service);
+    let key = service.backup(id, "object_key");
+    let corrupt = "UPDATE pgseal.backups SET health = 'CORRUPT', health_reason = 'a test says so'";
+    service.catalog.psql(corrupt);
+    let back = |outcome: &str| {
+        let lines = service.pgseal.json(&["copy", "--back", &key]);
+        assert_eq!(lines[0]["outcome"], outcome);
+    };
+    back("was there");
+    let facts = "health || ' ' || copy_state";
+    assert_eq!(service.backup(id, facts), "CORRUPT confirmed");
+    damage(&first.bucket().join(&key));
+    back("copied");
+    assert_eq!(service.backup(id, facts), "ok confirmed");
 }
