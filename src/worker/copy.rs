@@ -339,7 +339,6 @@ impl Worker {
 }
 
 /// What is to be said of a second copy, where the first was found wanting.
-#[derive(PartialEq, Eq)]
 pub(super) enum Second {
     /// This.
     Said(String),

@@ -442,8 +442,11 @@ impl Worker {
             Err(VaultError::Lost(_) | VaultError::NotFound { .. }) => {
                 (Health::Lost, verified.as_ref().err())
             }
-            // Of two manifests that nobody can open, it is the passphrase that is at fault.
-            Err(error @ VaultError::SealedManifest { .. }) if of_second == Some(Second::Alike) => {
+            // Damage, or a passphrase that is not named any more: only another copy's manifest tells them apart, and a good
+            // backup must not be taken for a damaged one.
+            Err(error @ VaultError::SealedManifest { .. })
+                if !matches!(of_second, Some(Second::Said(_))) =>
+            {
                 return Ending::Failed(explain(error)).or_retry(taken);
             }
             Err(error @ VaultError::PlainDigest { .. }) => (Health::Altered, Some(error)),

@@ -10,6 +10,7 @@ use crate::harness::cli::PASSPHRASE;
 use crate::harness::gpg::Gpg;
 use crate::harness::postgres::Postgres;
 use crate::harness::s3::{Action, S3Server};
+use crate::harness::service::Service;
 use crate::targets::with_targets;
 
 /// What the first store has lost, or has damaged, comes back from the second; what is no better there changes nothing.
@@ -340,24 +341,40 @@ fn what_no_copy_can_be_read_of_is_no_backup() {
     refused("damaged too");
 }
 
-/// A passphrase that nobody named any more opens neither manifest: that says nothing of the backup, and nothing is written down
-/// that retention would go by once it is named again.
+/// A passphrase that nobody named any more opens no manifest: that says nothing of the backup, and nothing is written down that
+/// retention would go by once it is named again. With one store or two.
 #[test]
 fn a_passphrase_that_is_missing_makes_no_backup_worse() {
-    let (mut service, _first, _second) = with_two_stores();
-    let id = replicated_by(&service);
-    service
-        .pgseal
-        .set("BACKUP_GPG_PASSPHRASE", "dummy-another-passphrase");
-    let api = Api::of(service);
-    let service = &api.service;
-    let path = format!("/api/admin/backups/{id}/verify");
-    let asked = api.json(202, "POST", &path, "");
-    service.burst();
-    let status = service.job_status(asked["job_id"].as_str().unwrap());
-    assert_eq!(status, "failed");
-    let facts = "health || ' ' || copy_state";
-    assert_eq!(service.backup(id, facts), "ok confirmed");
+    let (of_two, _first, second) = with_two_stores();
+    let of_one = Service::start();
+    for (mut service, copy_state) in [(of_two, "confirmed"), (of_one, "none")] {
+        let (id, _) = service.enqueue_backup();
+        service.burst();
+        let facts = format!("health || ' ' || ('{copy_state}' = copy_state)");
+        assert_eq!(service.backup(id, &facts), "ok true");
+        let passphrase = "dummy-another-passphrase";
+        service.pgseal.set("BACKUP_GPG_PASSPHRASE", passphrase);
+        let api = Api::of(service);
+        let service = &api.service;
+        let path = format!("/api/admin/backups/{id}/verify");
+        let verify = || {
+            let asked = api.json(202, "POST", &path, "");
+            service.burst();
+            let status = service.job_status(asked["job_id"].as_str().unwrap());
+            assert_eq!(status, "failed");
+        };
+        verify();
+        assert_eq!(service.backup(id, &facts), "ok true");
+        if copy_state == "confirmed" {
+            // Where the second one's manifest is another message, nobody opens that either, and its digest says nothing.
+            let manifest = service
+                .backup(id, "object_key")
+                .replace(".dump.", ".manifest.");
+            damage(&second.bucket().join(manifest));
+            verify();
+            assert_eq!(service.backup(id, &facts), "ok true");
+        }
+    }
 }
 
 /// The catalog calls a backup well whose damaged object was replaced, and not one that was there already: what was wrong with
