@@ -574,7 +574,7 @@ fn a_deletion_is_in_both_stores_or_in_none() {
         "DeleteObject" => Action::Answer(403, "<Error><Code>AccessDenied</Code></Error>"),
         _ => Action::Pass,
     });
-    let said = pgseal.fails(1, &["delete", "latest"]);
+    let said = pgseal.fails(5, &["delete", "latest"]);
     assert!(
         said.contains("the second store") && said.contains("BACKUP_COPY_"),
         "{said}"
