@@ -151,8 +151,8 @@ impl Catalog {
         .collect()
     }
 
-    /// Records what is known of a backup's object; whether that is news. What cannot be read stays that, whatever becomes of
-    /// one copy, until a verification reads it.
+    /// Records what is known of a backup's object; whether that is news. What is altered stays that, whatever becomes of one
+    /// copy, until a verification finds its content right.
     ///
     /// # Errors
     /// The catalog fails.

@@ -84,13 +84,7 @@ impl CopyArgs {
         } else {
             vault.clone()
         };
-        let listing = async {
-            if self.back {
-                // A folder that is away lists as an empty one.
-                from.store.check_bucket().await.map_err(of_second(&place))?;
-            }
-            self.keys(&vault, &from, context).await
-        };
+        let listing = self.keys(&vault, &from, context);
         let Some(keys) = context.cancel.run_until_cancelled(listing).await else {
             return Ok(());
         };
@@ -237,8 +231,7 @@ impl CopyArgs {
             // With another digest, it is not what the row is about.
             let is_its = catalog.copy_confirmed(id, digest, place).await?;
             let row = catalog.backup(id).await?;
-            // What no copy can be read of is not mended by another one.
-            // Nor is what was there already, and was found wanting for another reason than its bytes.
+            // What is altered is so in every copy; and what was there already was found wanting for another reason than its bytes.
             let was_mended = |row: BackupRow| match row.health {
                 Health::Lost => true,
                 Health::Corrupt => line.outcome == "copied",

@@ -252,17 +252,16 @@ impl Worker {
                         let why = (AtFault::Second, text.as_str());
                         self.record_no_copy(id, why, Again::No).await;
                         let said = format!("nor can its second copy be used: {text}");
-                        return Some(Second::Said(said));
+                        return Some(Second::Worse(said));
                     }
                     Err(error) => {
                         tracing::warn!(%error, backup.id = %id, "Nobody could write down that a backup has a copy");
                     }
                 }
-                Some(Second::Said(format!(
+                Some(Second::Whole(format!(
                     "its second copy, in {place}, is whole, and restores take it; pgseal copy --back mends the first one from it"
                 )))
             }
-            Err(VaultError::SealedManifest { .. }) => Some(Second::Alike),
             Err(error) => {
                 let reason = explain(&error);
                 // Where it could only not be looked at, it is as good as it was known to be.
@@ -271,7 +270,7 @@ impl Worker {
                     self.record_no_copy(id, why, Again::No).await;
                 }
                 let said = format!("nor can its second copy be used: {reason}");
-                Some(Second::Said(said))
+                Some(Second::Worse(said))
             }
         }
     }
@@ -340,10 +339,10 @@ impl Worker {
 
 /// What is to be said of a second copy, where the first was found wanting.
 pub(super) enum Second {
-    /// This.
-    Said(String),
-    /// Its manifest cannot be opened, which may be the passphrase's fault.
-    Alike,
+    /// It is whole.
+    Whole(String),
+    /// It is not, or nobody could look at it.
+    Worse(String),
 }
 
 /// What came of a copy's job.

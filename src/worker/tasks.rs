@@ -445,7 +445,7 @@ impl Worker {
             // Damage, or a passphrase that is not named any more: only another copy's manifest tells them apart, and a good
             // backup must not be taken for a damaged one.
             Err(error @ VaultError::SealedManifest { .. })
-                if !matches!(of_second, Some(Second::Said(_))) =>
+                if !matches!(of_second, Some(Second::Whole(_))) =>
             {
                 return Ending::Failed(explain(error)).or_retry(taken);
             }
@@ -455,8 +455,10 @@ impl Worker {
             Err(error) => return Ending::Failed(explain(error)).or_retry(taken),
         };
         let reason = reason.map(|error| match &of_second {
-            Some(Second::Said(of_second)) => format!("{}\n{of_second}", explain(error)),
-            Some(Second::Alike) | None => explain(error),
+            Some(Second::Whole(of_second) | Second::Worse(of_second)) => {
+                format!("{}\n{of_second}", explain(error))
+            }
+            None => explain(error),
         });
         let marked = self
             .dispatch

@@ -366,13 +366,13 @@ fn a_passphrase_that_is_missing_makes_no_backup_worse() {
         verify();
         assert_eq!(service.backup(id, &facts), "ok true");
         if copy_state == "confirmed" {
-            // Where the second one's manifest is another message, nobody opens that either, and its digest says nothing.
+            // Nor where the second copy is gone, so that no manifest is left to compare with.
             let manifest = service
                 .backup(id, "object_key")
                 .replace(".dump.", ".manifest.");
-            damage(&second.bucket().join(manifest));
+            std::fs::remove_file(second.bucket().join(manifest)).unwrap();
             verify();
-            assert_eq!(service.backup(id, &facts), "ok true");
+            assert_eq!(service.backup(id, "health"), "ok");
         }
     }
 }
