@@ -23,6 +23,13 @@ use super::{folder, tool};
 /// Nothing here takes this long to start, unless it cannot.
 const START_MAX: Duration = Duration::from_secs(60);
 
+/// More than the tests' buckets need. The server's own limit is the disk's free space by a volume's largest size, which a
+/// machine with a small disk reaches: each further write is answered with 500 then, though volumes are small files here.
+const VOLUMES_MAX: u32 = 10_000;
+
+/// A new bucket gets one volume, instead of seven. Read from the home folder (SeaweedFS 4.48, `weed scaffold -config=master`).
+const VOLUME_GROWTH: &str = "[master.volume_growth]\ncopy_1 = 1\n";
+
 /// A running server. Dropping it ends it.
 pub struct Seaweed {
     endpoint: String,
@@ -66,6 +73,9 @@ impl Seaweed {
             r#"{{"identities":[{{"name":"test","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
         );
         std::fs::write(folder.join("s3.json"), identity).unwrap();
+        let growth = folder.join(".seaweedfs");
+        std::fs::create_dir(&growth).unwrap();
+        std::fs::write(growth.join("master.toml"), VOLUME_GROWTH).unwrap();
         let (arguments, s3_port, sockets) = arguments(&folder);
         // Its own name for the sockets is not to be changed, and it leaves them behind.
         let script = format!(
@@ -197,7 +207,7 @@ fn arguments(folder: &Path) -> (String, u16, String) {
         "-logtostderr=true server -dir='{0}/data' -ip=127.0.0.1 -ip.bind=127.0.0.1 -filer=true \
          -s3 -s3.config='{0}/s3.json' -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0 \
          -s3.localSocket='{0}/s3.sock' -filer.localSocket='{0}/filer.sock' \
-         -volume.max=0 -master.volumeSizeLimitMB=256 -master.telemetry=false \
+         -volume.max={VOLUMES_MAX} -master.volumeSizeLimitMB=256 -master.telemetry=false \
          -master.electionTimeout=1s -master.heartbeatInterval=100ms",
         folder.display()
     );
