@@ -9,7 +9,7 @@ use std::fs::Permissions;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
 
-use super::error::PgError;
+use super::error::{Ended, PgError};
 use crate::model::connection::Connection;
 
 /// How much of a child's stderr is kept for the error, in bytes; the end says why it failed.
@@ -146,7 +146,7 @@ impl Child {
         }
         Err(PgError::Client {
             program: self.name,
-            ended: ended(status),
+            ended: Ended::of(status),
             stderr: said.tail,
         })
     }
@@ -162,15 +162,6 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.end_group();
-    }
-}
-
-fn ended(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt as _;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended without an exit code".to_owned(),
     }
 }
 

@@ -1,6 +1,10 @@
 //! What can go wrong with PostgreSQL, each with what to do next.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use rustix::process::Signal;
 
 use crate::reach::ReachError;
 
@@ -13,6 +17,45 @@ pub enum Severity {
     Warning,
     /// A backup or restore would fail, or be wrong.
     Problem,
+}
+
+/// How a client program ended that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With an exit code.
+    Code(i32),
+    /// By a signal's number.
+    Signal(i32),
+    /// With neither, which no Unix has.
+    Unknown,
+}
+
+impl Ended {
+    pub(super) fn of(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+
+    /// Whether somebody ended it, or the kernel that had no memory left: what it was reading is not at fault. A program
+    /// that crashed sends itself other signals.
+    #[must_use]
+    pub fn is_from_outside(self) -> bool {
+        let signals = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP];
+        matches!(self, Self::Signal(number) if signals.iter().any(|signal| signal.as_raw() == number))
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "ended with exit code {code}"),
+            Self::Signal(signal) => write!(formatter, "was ended by signal {signal}"),
+            Self::Unknown => formatter.write_str("ended without an exit code"),
+        }
+    }
 }
 
 /// Something that was looked at before the work starts.
@@ -163,12 +206,12 @@ pub enum PgError {
         source: std::io::Error,
     },
     /// A client program ended in failure.
-    #[error("{program} {ended}{}", tail(stderr))]
+    #[error("{program} {ended}{}{}", tail(stderr), hint(*ended))]
     Client {
         /// Its name.
         program: &'static str,
-        /// How it ended: an exit code or a signal.
-        ended: String,
+        /// How it ended.
+        ended: Ended,
         /// What it said last, without secrets.
         stderr: String,
     },
@@ -262,6 +305,14 @@ fn tail(stderr: &str) -> String {
         String::new()
     } else {
         format!(":\n{stderr}")
+    }
+}
+
+fn hint(ended: Ended) -> &'static str {
+    if ended.is_from_outside() {
+        "\nhint: somebody ended it, or the kernel did, which had no memory left: the system's log says which; then try again"
+    } else {
+        ""
     }
 }
 

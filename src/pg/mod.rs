@@ -17,7 +17,7 @@ pub use archive::{
 };
 pub use clients::{Client, Clients, Search};
 pub use dump::{Dump, DumpCompression, DumpRequest};
-pub use error::{Blocker, Finding, PgError, Severity};
+pub use error::{Blocker, Ended, Finding, PgError, Severity};
 pub use load::{Load, LoadMode, Ownership, Wanted};
 pub use row_check::RowChecks;
 pub use toc::{Toc, TocEntry, one_line};

@@ -20,8 +20,8 @@ use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::{Proof, Verdict};
 use crate::model::target::TargetName;
-use crate::pg::PgError;
 use crate::pg::inspect::{self, Depth, Session};
+use crate::pg::{Ended, PgError};
 use crate::progress::Progress;
 use crate::vault::{Entry, Found, Limits, VaultError, Which};
 
@@ -378,5 +378,5 @@ fn is_of_server(error: &VaultError) -> bool {
         return false;
     };
     // Nobody ends pg_restore by a signal but the kernel that has no memory left, or somebody's hand.
-    ended.contains("signal") || SERVER_REASONS.iter().any(|reason| stderr.contains(reason))
+    matches!(ended, Ended::Signal(_)) || SERVER_REASONS.iter().any(|reason| stderr.contains(reason))
 }

@@ -177,24 +177,24 @@ impl VaultError {
 
     /// Whether the backup itself is at fault: damaged, replaced, cut, or sealed with another passphrase.
     #[must_use]
-    pub const fn is_verdict(&self) -> bool {
-        matches!(
-            self,
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Self::Pg(PgError::Client { ended, .. }) => !ended.is_from_outside(),
             Self::Seal(_)
-                | Self::SealedManifest { .. }
-                | Self::Manifest { .. }
-                | Self::ForeignManifest { .. }
-                | Self::Replaced { .. }
-                | Self::SealedDigest { .. }
-                | Self::PlainDigest { .. }
-                | Self::Lost(_)
-                | Self::Pg(PgError::Client { .. })
-        )
+            | Self::SealedManifest { .. }
+            | Self::Manifest { .. }
+            | Self::ForeignManifest { .. }
+            | Self::Replaced { .. }
+            | Self::SealedDigest { .. }
+            | Self::PlainDigest { .. }
+            | Self::Lost(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether it is about what is inside of a backup whose bytes are what its manifest says, so that another copy, having the
     /// same bytes, is no better. Of these, only [`VaultError::PlainDigest`] cannot come from this machine, as an error of its
-    /// disk or a pg_restore that was killed.
+    /// disk.
     #[must_use]
     pub const fn is_of_content(&self) -> bool {
         matches!(

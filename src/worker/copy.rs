@@ -377,7 +377,7 @@ fn other_digest() -> String {
 }
 
 /// Whether a copy was read and found wanting, or is not there.
-const fn is_found_out(error: &VaultError) -> bool {
+fn is_found_out(error: &VaultError) -> bool {
     match error {
         VaultError::NotFound { .. } => true,
         // What another passphrase, or a newer pgseal, has sealed may be as whole as ever.

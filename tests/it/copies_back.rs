@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::copies::{bytes, damage, key, replicated, restored};
 use crate::copies_service::{DENIED, replicated as replicated_by, with_two_stores};
 use crate::harness::api::Api;
-use crate::harness::cli::PASSPHRASE;
+use crate::harness::cli::{PASSPHRASE, clients};
 use crate::harness::gpg::Gpg;
 use crate::harness::postgres::Postgres;
 use crate::harness::s3::{Action, S3Server};
@@ -374,6 +374,34 @@ fn a_passphrase_that_is_missing_makes_no_backup_worse() {
             verify();
             assert_eq!(service.backup(id, "health"), "ok");
         }
+    }
+}
+
+/// A pg_restore that somebody ends, or the kernel for want of memory, says nothing of what it was reading; one that crashes does.
+#[test]
+fn a_pg_restore_that_is_ended_says_nothing_of_the_backup() {
+    let service = Service::start();
+    let (id, _) = service.enqueue_backup();
+    service.burst();
+    let mut api = Api::of(service);
+    let path = format!("/api/admin/backups/{id}/verify");
+    for (signal, code, health) in [
+        ("KILL", 1, "ok"),
+        ("TERM", 1, "ok"),
+        ("SEGV", 4, "CORRUPT"),
+        ("KILL", 1, "CORRUPT"),
+    ] {
+        let script = format!("head -c 100 >/dev/null; kill -{signal} $$");
+        let programs = clients(None, Some(&script));
+        api.service.pgseal.with_clients(programs.path());
+        let said = api.service.pgseal.fails(code, &["verify", "latest"]);
+        assert!(said.contains("was ended by signal"), "{said}");
+        assert_eq!(said.contains("then try again"), code == 1, "{said}");
+        let asked = api.json(202, "POST", &path, "");
+        api.service.burst();
+        let status = api.service.job_status(asked["job_id"].as_str().unwrap());
+        assert_eq!(status, "failed", "{signal}");
+        assert_eq!(api.service.backup(id, "health"), health, "{signal}");
     }
 }
 
