@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use sqlx::PgConnection;
+
+use super::outbox::tell_in;
 use super::{Catalog, CatalogError};
 use crate::model::alert::Alert;
 use crate::model::event::{EventKind, Facts};
@@ -15,26 +18,38 @@ impl Catalog {
     /// # Errors
     /// The catalog fails.
     pub async fn record_event(&self, alert: &Alert) -> Result<(), CatalogError> {
-        tracing::warn!(
-            event = alert.name(),
-            target = alert.target(),
-            "Attention: {alert}"
-        );
-        let (kind, once_within) = match alert {
-            // What is due is remembered, so that it comes once.
-            Alert::BackupOverdue { .. } => (EventKind::BackupOverdue, None),
-            Alert::ProofOverdue { .. } => (EventKind::ProofOverdue, None),
-            // A trigger tells of each backup whose health changes.
-            Alert::BackupSuspicious { .. } => return Ok(()),
-            Alert::RetentionHeld { .. } => (EventKind::PruneFrozen, Some(AGAIN_AFTER)),
-            Alert::DeletionFailed { .. } => (EventKind::PruneFailed, Some(AGAIN_AFTER)),
-        };
-        let facts = Facts {
-            error: Some(alert.to_string()),
-            ..Facts::default()
-        };
-        self.tell(kind, alert.target(), &facts, once_within)
-            .await
-            .map(drop)
+        log(alert);
+        let doing = "record an event";
+        let mut transaction = self.begin(doing).await?;
+        let told = tell_of(&mut transaction, alert).await;
+        told.map_err(self.failed(doing))?;
+        transaction.commit().await.map_err(self.failed(doing))
     }
+}
+
+pub(super) fn log(alert: &Alert) {
+    tracing::warn!(
+        event = alert.name(),
+        target = alert.target(),
+        "Attention: {alert}"
+    );
+}
+
+/// Puts an alert into the outbox, in the transaction of the change that it tells of.
+pub(super) async fn tell_of(session: &mut PgConnection, alert: &Alert) -> Result<(), sqlx::Error> {
+    let (kind, once_within) = match alert {
+        // What is due is remembered, so that it comes once.
+        Alert::BackupOverdue { .. } => (EventKind::BackupOverdue, None),
+        Alert::ProofOverdue { .. } => (EventKind::ProofOverdue, None),
+        // A trigger tells of each backup whose health changes.
+        Alert::BackupSuspicious { .. } => return Ok(()),
+        Alert::RetentionHeld { .. } => (EventKind::PruneFrozen, Some(AGAIN_AFTER)),
+        Alert::DeletionFailed { .. } => (EventKind::PruneFailed, Some(AGAIN_AFTER)),
+    };
+    let facts = Facts {
+        error: Some(alert.to_string()),
+        ..Facts::default()
+    };
+    let told = tell_in(session, kind, alert.target(), &facts, once_within).await;
+    told.map(drop)
 }

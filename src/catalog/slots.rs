@@ -5,10 +5,12 @@
 use time::OffsetDateTime;
 
 use super::audit::ACCEPTED;
+use super::events::{log, tell_of};
 use super::read::backup_in;
 use super::request::{BackupRequested, insert_backup, require_idle};
 use super::rows::{BackupRow, Task};
 use super::{Catalog, CatalogError};
+use crate::model::alert::Alert;
 use crate::model::ids::BackupId;
 use crate::schedule::Schedule;
 
@@ -162,24 +164,33 @@ impl Catalog {
         last.map_err(self.failed(doing))
     }
 
-    /// Writes down that nothing came of a slot in time. Whether nobody did before.
+    /// Writes down that nothing came of a slot in time, and tells of it where nobody did before. Both or neither: who ends
+    /// between the two would have told nobody, and kept everyone else from it.
     ///
     /// # Errors
-    /// The catalog fails.
+    /// The catalog fails; whoever looks next tells of it.
     pub async fn note_overdue(
         &self,
         name: &str,
         slot: OffsetDateTime,
-    ) -> Result<bool, CatalogError> {
-        let doing = "note that a backup is overdue";
-        let mut session = self.session(doing).await?;
+        alert: &Alert,
+    ) -> Result<(), CatalogError> {
+        let doing = "note what is overdue";
+        let mut transaction = self.begin(doing).await?;
         let noted = sqlx::query!(
             "INSERT INTO pgseal.schedule_slots AS s (schedule, slot, overdue_at) VALUES ($1, $2, clock_timestamp()) \
              ON CONFLICT (schedule, slot) DO UPDATE SET overdue_at = excluded.overdue_at WHERE s.overdue_at IS NULL",
             name,
             slot
         );
-        let noted = noted.execute(&mut *session).await;
-        Ok(noted.map_err(self.failed(doing))?.rows_affected() > 0)
+        let noted = noted.execute(&mut *transaction).await;
+        if noted.map_err(self.failed(doing))?.rows_affected() == 0 {
+            return Ok(());
+        }
+        let told = tell_of(&mut transaction, alert).await;
+        told.map_err(self.failed(doing))?;
+        transaction.commit().await.map_err(self.failed(doing))?;
+        log(alert);
+        Ok(())
     }
 }

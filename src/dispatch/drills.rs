@@ -193,15 +193,13 @@ impl DrillTimetable {
         let proof_due = self.proof_due(last_proof.map_or(since, |last| last.max(since)));
         let is_overdue = proof_due.is_some_and(|due| due < now);
         if let Some(due) = proof_due.filter(|due| *due < now) {
+            let alert = Alert::ProofOverdue {
+                target: self.target.clone(),
+                due,
+                last: last_proof,
+            };
             // As long as nothing is proved, it is due at this same moment.
-            if catalog.note_overdue(&self.watch(), due).await? {
-                let event = Alert::ProofOverdue {
-                    target: self.target.clone(),
-                    due,
-                    last: last_proof,
-                };
-                catalog.record_event(&event).await?;
-            }
+            catalog.note_overdue(&self.watch(), due, &alert).await?;
         }
         Ok(DrillOutlook {
             last_slot,

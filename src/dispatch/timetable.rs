@@ -76,14 +76,12 @@ impl Timetable {
         let since = catalog.schedule_since(&name, schedule).await?;
         let overdue = schedule.overdue(last_backup, since, now, self.overdue_after);
         if let Some(overdue) = overdue {
-            if catalog.note_overdue(&name, overdue.slot).await? {
-                let event = Alert::BackupOverdue {
-                    target: self.target.clone(),
-                    slot: overdue.slot,
-                    last: overdue.last,
-                };
-                catalog.record_event(&event).await?;
-            }
+            let alert = Alert::BackupOverdue {
+                target: self.target.clone(),
+                slot: overdue.slot,
+                last: overdue.last,
+            };
+            catalog.note_overdue(&name, overdue.slot, &alert).await?;
         }
         Ok(Outlook {
             last_slot,

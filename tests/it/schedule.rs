@@ -150,6 +150,34 @@ fn a_schedule_that_produces_nothing_is_overdue() {
     );
 }
 
+/// Row 136: whoever fails, or is killed, between finding it and telling of it keeps nobody else from telling.
+#[test]
+fn what_one_could_not_tell_is_told_by_the_next() {
+    let mut service = overdue_service();
+    service.pgseal.set("BACKUP_PROOF_MAX_AGE_DAYS", "1").set(
+        "BACKUP_DRILL_DATABASE_URL",
+        Postgres::shared().url("postgres"),
+    );
+    let api = Api::of(service);
+    let look = || api.ask("GET", "/api/admin/schedules", "").status;
+    assert_eq!(look(), 200);
+    let sql = |sql: &str| api.service.catalog.psql(sql);
+    sql(
+        "DELETE FROM pgseal.events; UPDATE pgseal.schedule_slots SET overdue_at = NULL; \
+         UPDATE pgseal.schedules SET since = since - interval '9 days'; \
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no room for an event'; END$$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON pgseal.events FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    assert_ne!(look(), 200);
+    sql("DROP TRIGGER refuse ON pgseal.events");
+    let told = "SELECT string_agg(kind, ', ' ORDER BY kind) FROM pgseal.events";
+    assert_eq!(sql(told), "");
+    for _ in 0..2 {
+        assert_eq!(look(), 200);
+        assert_eq!(sql(told), "backup.overdue, proof.overdue");
+    }
+}
+
 /// What a clock made that was ahead stands for a slot that is to come, and not for every one until then.
 #[test]
 fn a_backup_of_a_clock_that_was_ahead_is_not_the_one_of_this_slot() {
