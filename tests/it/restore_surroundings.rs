@@ -82,7 +82,7 @@ fn a_cluster_of_another_locale_gets_the_recorded_one_or_says_that_it_cannot() {
         !here
             .databases()
             .iter()
-            .any(|name| name.starts_with("locale_copy"))
+            .any(|name| name.starts_with(&copy.name))
     );
     pgseal.set("BACKUP_DRILL_DATABASE_URL", here.url("postgres"));
     let drilled = pgseal.run(&["drill", "latest", "--json"]);

@@ -1,6 +1,7 @@
 //! What people do with rq's own tools to our jobs and our worker: requeue, delete, stop, enqueue for later, set times to
 //! live, and look at all of it in rq-dashboard; in each version that is promised.
 
+use std::os::unix::process::CommandExt as _;
 use std::time::{Duration, Instant};
 
 use pgseal::queue::consumer::{Claimed, Ending};
@@ -204,10 +205,17 @@ async fn a_job_in_rq_s_worker_is_stopped(version: &'static str) {
         ..new_job("slow")
     };
     queue.enqueue(&slow, now()).await.unwrap();
+    // rq 3.0.0 ends a whole process group where its own process for the job is not there yet: ours must be another one.
     let mut worker = rq
         .command(&["worker", "--burst", "--name", "python-1", "backups"])
+        .process_group(0)
         .spawn()
         .unwrap();
+    let begun = Instant::now();
+    while queue.job(&id("slow")).await.unwrap().unwrap().status != Some(Status::Started) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "rq {version}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let name = WorkerName::parse("python-1").unwrap();
     let started = Instant::now();
     let stop = WorkerCommand::StopJob { job_id: id("slow") };

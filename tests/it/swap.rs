@@ -196,7 +196,7 @@ fn clients_that_come_back_at_once_are_never_shut_out() {
             seen[turn..].iter().all(|state| state == "backup"),
             "{seen:?}"
         );
-        assert!(refused < Duration::from_secs(2), "refused for {refused:?}");
+        assert!(refused < Duration::from_secs(10), "refused for {refused:?}");
     }
     assert_eq!(
         server.psql(

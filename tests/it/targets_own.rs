@@ -49,8 +49,10 @@ fn each_target_has_its_schedule_and_its_listeners() {
     let (common, own) = (Receiver::start(), Receiver::start());
     set_receiver(&mut service.pgseal, &common);
     service.pgseal.set("BACKUP_SCHEDULE", "30 2 * * *");
+    // No slot of it comes while the test runs.
+    let far = (time::OffsetDateTime::now_utc().minute() + 30) % 60;
     let text = format!(
-        "[targets.shop]\nurl = '{}'\nschedule = '15 * * * *'\nschedule_timezone = 'Europe/Berlin'\n\
+        "[targets.shop]\nurl = '{}'\nschedule = '{far} * * * *'\nschedule_timezone = 'Europe/Berlin'\n\
          notify_slack_url = '{}'\nping_url = '{}'\n\
          [targets.archive]\nurl = '{}'\nschedule = 'never'\n",
         shop.url,
