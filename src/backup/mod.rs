@@ -421,6 +421,7 @@ async fn flow(
         connection: &connection,
         snapshot: &prepared.snapshot,
         exclude_table_data: &request.exclude_table_data,
+        encoding: &prepared.database.encoding,
         exclude_schemas: prepared.exclude_schemas,
         compression: dump_compression,
         // We have the locks already: it can only wait behind somebody who waits for us, which no waiting ends.

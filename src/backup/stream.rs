@@ -134,7 +134,8 @@ impl Listing {
         dump: &DumpRequest<'_>,
         listed: oneshot::Sender<BTreeSet<u32>>,
     ) -> Result<Self, BackupError> {
-        let lister = ArchiveLister::start(dump.client).map_err(BackupError::List)?;
+        let lister = ArchiveLister::start(dump.client, Some(dump.encoding));
+        let lister = lister.map_err(BackupError::List)?;
         Ok(Self::Reading(lister, listed))
     }
 

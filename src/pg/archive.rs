@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::child::{Child, Spawn};
 use super::clients::Client;
+use super::encoding::decode;
 use super::error::PgError;
 
 /// A list may have this many bytes; a million entries stay below it.
@@ -25,11 +26,11 @@ pub struct ArchiveLister {
 }
 
 impl ArchiveLister {
-    /// Starts the program.
+    /// Starts the program. Names that are not UTF-8 are of `server_encoding`, where that is known.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(client: &Client) -> Result<Self, PgError> {
+    pub fn start(client: &Client, server_encoding: Option<&str>) -> Result<Self, PgError> {
         let spawn = Spawn {
             name: "pg_restore",
             program: &client.pg_restore(),
@@ -44,7 +45,7 @@ impl ArchiveLister {
         let (feed, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
         Ok(Self {
             feed: Some(feed),
-            list: tokio::spawn(list(child, chunks)),
+            list: tokio::spawn(list(child, chunks, server_encoding.map(str::to_owned))),
         })
     }
 
@@ -78,7 +79,11 @@ impl ArchiveLister {
     }
 }
 
-async fn list(mut child: Child, mut chunks: mpsc::Receiver<Bytes>) -> Result<String, PgError> {
+async fn list(
+    mut child: Child,
+    mut chunks: mpsc::Receiver<Bytes>,
+    server_encoding: Option<String>,
+) -> Result<String, PgError> {
     let mut stdin = child.take_stdin();
     let stdout = child.take_stdout().expect("stdout was piped");
     let feed = async {
@@ -91,15 +96,15 @@ async fn list(mut child: Child, mut chunks: mpsc::Receiver<Bytes>) -> Result<Str
         stdin = None;
         chunks.close();
     };
-    let mut text = String::new();
+    let mut text = Vec::new();
     let mut limited = stdout.take(LIST_BYTES_MAX);
-    let (read, ()) = tokio::join!(limited.read_to_string(&mut text), feed);
+    let (read, ()) = tokio::join!(limited.read_to_end(&mut text), feed);
     read.map_err(|source| PgError::Pipe {
         operation: "read the archive's list",
         source,
     })?;
     child.finish().await?;
-    Ok(text)
+    Ok(decode(text, server_encoding.as_deref()))
 }
 
 /// The major version of the pg_dump that wrote the archive, from the head of its list.

@@ -49,6 +49,8 @@ pub struct DumpRequest<'a> {
     pub snapshot: &'a str,
     /// Patterns of tables whose data is left out, as pg_dump reads them.
     pub exclude_table_data: &'a [String],
+    /// The database's encoding, by PostgreSQL's name for it: the archive's names are in it.
+    pub encoding: &'a str,
     /// Schemas that are left out, by their exact names.
     pub exclude_schemas: &'a [&'static str],
     /// What pg_dump compresses.

@@ -6,6 +6,7 @@ mod archive;
 mod child;
 mod clients;
 mod dump;
+mod encoding;
 mod error;
 pub mod inspect;
 mod load;

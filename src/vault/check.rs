@@ -350,7 +350,7 @@ impl Vault {
         if let Some(manifest) = &fetched.manifest {
             return Ok(manifest.archive_list.clone());
         }
-        let mut lister = ArchiveLister::start(client)?;
+        let mut lister = ArchiveLister::start(client, None)?;
         let mut opening = self.open(fetched, limits);
         while !lister.is_done() {
             let Some(chunk) = opening.next().await? else {

@@ -1,8 +1,9 @@
 //! What goes in comes out: whole databases through backup, verification and restore, judged by their content.
 
-use crate::harness::cli::Pgseal;
+use crate::harness::cli::{PASSPHRASE, Pgseal};
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::fixture;
+use crate::harness::gpg::Gpg;
 use crate::harness::postgres::Postgres;
 use crate::harness::s3::{self, S3Server};
 
@@ -87,7 +88,7 @@ fn names_that_could_be_options_or_connection_strings_are_names() {
     let server = Postgres::shared();
     for odd in [
         "--file=x",
-        "host=evil dbname=x",
+        "host=evil dbname=y",
         "postgresql://evil/x",
         "Größe 'q' \\ %41",
         "🐘",
@@ -237,5 +238,92 @@ fn every_damage_is_noticed() {
         let after = Content::of(server, &database.name);
         assert!(before.difference(&after).is_some(), "not noticed: {damage}");
         before = after;
+    }
+}
+
+/// Names are as the server has them in an archive: of a database that is not UTF-8 they are read, and it comes back, every way.
+#[test]
+fn a_database_that_is_not_utf_8_comes_back_with_its_names() {
+    let server = Postgres::shared();
+    for (encoding, name) in [("LATIN1", "café"), ("WIN1251", "жена"), ("EUC_JP", "日本")] {
+        let source = server.name("not_utf_8");
+        server.psql(
+            "postgres",
+            &format!(
+                "CREATE DATABASE {} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'",
+                source.name
+            ),
+        );
+        source.psql(&format!(
+            "CREATE SCHEMA \"{name}s\"; CREATE TABLE \"{name}s\".\"{name}\" AS SELECT g AS id, '{name}' AS \"{name}\" FROM generate_series(1, 9) g; \
+             CREATE TABLE plain AS SELECT 1 AS i; CREATE FUNCTION \"f{name}\"() RETURNS text LANGUAGE sql AS $$SELECT '{name}'$$"
+        ));
+        let before = Content::of(server, &source.name);
+        let mut pgseal = Pgseal::new();
+        pgseal.set("DATABASE_URL", &source.url);
+        let made = pgseal.json(&["backup"]);
+        let (folder, _) = made["object_key"]
+            .as_str()
+            .unwrap()
+            .rsplit_once('/')
+            .unwrap();
+        let listed = pgseal.ok(&["show", "latest", "--contents"]);
+        assert!(
+            listed.contains(&format!("TABLE DATA {name}s {name} ")),
+            "{listed}"
+        );
+        let target = server.name("not_utf_8_new");
+        pgseal.ok(&["restore", "latest", "--to", &target.url, "--mode", "new"]);
+        assert_same(&before, &Content::of(server, &target.name));
+
+        if encoding != "LATIN1" {
+            continue;
+        }
+        let plan = pgseal.json(&[
+            "restore",
+            "latest",
+            "--to",
+            &source.url,
+            "--mode",
+            "in-place",
+            "--plan",
+        ]);
+        for none in ["created", "survivors", "lost"] {
+            assert_eq!(plan[none]["total"], 0, "{none}: {plan:#}");
+        }
+        for way in [
+            &["--mode", "in-place"][..],
+            &["--mode", "in-place", "--schema", &format!("{name}s")],
+            &["--mode", "swap"],
+        ] {
+            source.psql(&format!("DELETE FROM \"{name}s\".\"{name}\""));
+            pgseal.ok(&[&["restore", "latest", "--to", &source.url], way].concat());
+            assert_same(&before, &Content::of(server, &source.name));
+        }
+
+        // Somebody else's archive does not say of which encoding its names are: it comes back all the same.
+        let plain = pgseal.file("plain.dump");
+        pgseal.ok(&["fetch", "latest", "-o", plain.to_str().unwrap()]);
+        let sealed = Gpg::new().encrypt(&std::fs::read(&plain).unwrap(), PASSPHRASE, &[]);
+        std::fs::write(pgseal.store().join(folder).join("theirs.dump.gpg"), sealed).unwrap();
+        pgseal.ok(&["verify", "theirs"]);
+        let theirs = server.name("not_utf_8_theirs");
+        let create = format!(
+            "CREATE DATABASE {} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'",
+            theirs.name
+        );
+        server.psql("postgres", &create);
+        pgseal.ok(&[
+            "restore",
+            "theirs",
+            "--to",
+            &theirs.url,
+            "--mode",
+            "in-place",
+            "--no-safety-backup",
+            "--confirm",
+            &theirs.name,
+        ]);
+        assert_same(&before, &Content::of(server, &theirs.name));
     }
 }
