@@ -198,10 +198,7 @@ fn keep_by_rules(
         {
             reasons[*index].push("close enough to the newest one".to_owned());
         }
-        if rules
-            .age_max
-            .is_some_and(|age| is_younger(made_at, age, around.now))
-        {
+        if is_young(&candidates[*index], rules, around.now) {
             reasons[*index].push("young enough".to_owned());
         }
     }
@@ -251,6 +248,11 @@ fn decide(of: Candidate, mut reasons: Vec<String>, around: &Circumstances) -> De
         }
         What::Damaged(kind, reason) if around.policy.of(*kind).keep_all() => {
             reasons.push(format!("no rule lets it go; it is damaged: {reason}"));
+            None
+        }
+        // What is wrong with it may be wrong with who tried it: it has the time of a good one.
+        What::Damaged(kind, reason) if is_young(&of, around.policy.of(*kind), around.now) => {
+            reasons.push(format!("young enough; it is damaged: {reason}"));
             None
         }
         What::Damaged(_, reason) => Some(format!(
@@ -419,6 +421,11 @@ fn too_many(decisions: &[Decision], around: &Circumstances) -> Option<String> {
 }
 
 /// Whether a moment is less than `age` ago; beyond the calendar, nothing is old.
+fn is_young(of: &Candidate, rules: &Rules, now: OffsetDateTime) -> bool {
+    let age_max = rules.age_max;
+    age_max.is_some_and(|age| is_younger(of.made_at, age, now))
+}
+
 fn is_younger(at: OffsetDateTime, age: Duration, now: OffsetDateTime) -> bool {
     let oldest = time::Duration::try_from(age).ok();
     let oldest = oldest.and_then(|age| now.checked_sub(age));

@@ -142,6 +142,22 @@ fn the_last_good_and_the_last_proven_stay_whatever_their_age() {
     assert_eq!(kept(&plan(backups, &around)), [100, 101]);
 }
 
+/// What a trial could not restore may be as good as the others, and the server at fault: it has as long as they have.
+#[test]
+fn a_damaged_one_goes_no_sooner_than_a_good_one() {
+    let mut backups = nightly(40);
+    for index in [5, 29, 35] {
+        backups[index].what = What::Damaged(BackupKind::Scheduled, "its trial failed".to_owned());
+    }
+    let plan = plan(backups, &around(older_than(30)));
+    assert_eq!(kept(&plan), (0..30).collect::<Vec<_>>());
+    let reasons = &plan.decisions[29].reasons;
+    assert!(
+        reasons[0].starts_with("young enough; it is damaged: "),
+        "{reasons:?}"
+    );
+}
+
 #[test]
 fn what_is_needed_or_not_ours_stays() {
     let mut backups = nightly(40);
