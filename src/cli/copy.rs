@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Context;
-use super::exit::{NotCopied, UsageError};
+use super::exit::{Left, NotCopied, UsageError};
 use super::output::{bytes, counted};
 use crate::catalog::{BackupRow, Catalog, CatalogError, Health};
 use crate::config;
@@ -85,10 +85,8 @@ impl CopyArgs {
             vault.clone()
         };
         let listing = self.keys(&vault, &from, context);
-        let Some(keys) = context.cancel.run_until_cancelled(listing).await else {
-            return Ok(());
-        };
-        let keys = keys?;
+        let keys = context.cancel.run_until_cancelled(listing).await;
+        let keys = keys.ok_or(Left)??;
         let catalog = catalog_if_it_answers().await;
         let holder = format!("copy-{}", Uid::new((context.clock)()));
         let (mut lines, mut worst) = (Vec::new(), None);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use super::exit::NotProven;
+use super::exit::{Left, NotProven};
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::service::{catalog_if_there, drills};
 use super::tell::Teller;
@@ -131,7 +131,7 @@ impl DrillArgs {
                 .cancel
                 .run_until_cancelled(selection.find(&stages.vault, &context.settings))
                 .await;
-            let Some(found) = found else { return Ok(()) };
+            let found = found.ok_or(Left)?;
             // What nobody chose for it is tried without a catalog as well.
             let catalog = catalog_if_there().await.unwrap_or_else(|error| {
                 tracing::warn!(reason = explain(error.as_ref()), "The drill counts nowhere");

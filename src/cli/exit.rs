@@ -112,6 +112,11 @@ pub(super) struct UsageError(pub(super) String);
 #[error("the output was closed")]
 pub(super) struct OutputClosed;
 
+/// A command that can be left at any point was left, because it was told to.
+#[derive(Debug, thiserror::Error)]
+#[error("it was told to end")]
+pub(super) struct Left;
+
 impl ExitStatus {
     /// Says the error, if it is one, as all logs are said, and how the command ended.
     pub(super) fn of(outcome: &anyhow::Result<()>, format: Format) -> Self {
@@ -193,8 +198,9 @@ impl ExitStatus {
 /// Whether the work ended because it was told to.
 pub(super) fn was_interrupted(outcome: &anyhow::Result<()>, format: Format) -> bool {
     match outcome {
-        // A command that can be left at any point was left.
-        Ok(()) => true,
+        // It was done before it heard of that: what it printed is so.
+        Ok(()) => false,
+        Err(error) if error.is::<Left>() => true,
         Err(error) => {
             let interrupted = matches!(error.downcast_ref(), Some(BackupError::Interrupted))
                 || matches!(error.downcast_ref(), Some(CopyError::Interrupted))

@@ -244,7 +244,7 @@ impl Context {
         let work = Box::pin(work);
         Box::pin(async {
             let done = self.cancel.run_until_cancelled(work).await;
-            done.unwrap_or(Ok(()))
+            done.unwrap_or_else(|| Err(exit::Left.into()))
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::exit::{ProblemsFound, UsageError};
+use super::exit::{Left, ProblemsFound, UsageError};
 use super::output::{Facts, StageSeconds, bytes, counted, stage_seconds, took};
 use super::plan::PlanArgs;
 use super::tell::Teller;
@@ -102,7 +102,7 @@ impl RestoreArgs {
             .cancel
             .run_until_cancelled(self.selection.find(&stages.vault, &context.settings))
             .await;
-        let Some(found) = found else { return Ok(()) };
+        let found = found.ok_or(Left)?;
         stages.vault = stages.vault.of_target(&target)?;
         let limits = self.foreign.limits();
         if self.plan.plan {
@@ -117,10 +117,7 @@ impl RestoreArgs {
             ));
             let planned = context.cancel.run_until_cancelled(planning);
             let planned = context.progress.show(&progress, planned).await;
-            let Some(planned) = planned else {
-                return Ok(());
-            };
-            let plan = planned?;
+            let plan = planned.ok_or(Left)??;
             context.output.print(&plan, || plan.text())?;
             return if plan.is_possible {
                 Ok(())

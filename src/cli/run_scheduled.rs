@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::backup::copy_if_wanted;
 use super::drill::{Trial, Turn, carry_out, turn_by_catalog, turn_by_store, verdict};
-use super::exit::OneCopy;
+use super::exit::{Left, OneCopy};
 use super::output::moment;
 use super::service::{Service, catalog_if_there, drills, timetables};
 use super::tell::Teller;
@@ -135,7 +135,7 @@ impl RunScheduledArgs {
             return Err(ConfigError::DrillsWithoutServer.into());
         }
         let stages = context.settings.stages(context.clock).await?;
-        let mut ran = Vec::new();
+        let (mut ran, mut is_left) = (Vec::new(), false);
         let mut keep = |ran: &mut Vec<Ran>, of: Ran, done: anyhow::Result<Ran>| match done {
             Ok(done) => ran.push(done),
             Err(error) => {
@@ -153,6 +153,7 @@ impl RunScheduledArgs {
         };
         for name in names {
             if context.cancel.is_cancelled() {
+                is_left = true;
                 break;
             }
             let schedule = targets.schedule(name, &self.schedule);
@@ -167,6 +168,7 @@ impl RunScheduledArgs {
         }
         for timetable in due {
             if context.cancel.is_cancelled() {
+                is_left = true;
                 break;
             }
             let Ok(name) = TargetName::parse(&timetable.target) else {
@@ -174,6 +176,9 @@ impl RunScheduledArgs {
             };
             let made = Box::pin(self.drill(&name, timetable, &drills, &stages, context)).await;
             keep(&mut ran, Ran::new("drill", &name, None, "failed"), made);
+        }
+        if is_left {
+            first_error.get_or_insert_with(|| Left.into());
         }
         Ok(ran)
     }
