@@ -97,6 +97,9 @@ impl ListArgs {
                 if let Some(said) = record.copy_is_missing() {
                     text += &format!("\n{}: {said}", record.name);
                 }
+                if let Some(tables) = record.rows_left_out() {
+                    text += &format!("\n{}: without the rows of {tables}", record.name);
+                }
                 if let Some(reason) = record.reason.as_ref().or(record.suspicious.as_ref()) {
                     text += &format!("\n{}: {reason}", record.name);
                 }

@@ -69,6 +69,8 @@ pub(super) struct Record {
     large_objects: Option<u64>,
     server_version: Option<String>,
     pg_dump_version: Option<String>,
+    /// Patterns of tables whose rows were left out.
+    excluded_table_data: Vec<String>,
     labels: BTreeMap<String, String>,
     warnings: Vec<String>,
     proof: Option<Proof>,
@@ -123,6 +125,7 @@ impl Record {
             large_objects: Some(summary.large_objects),
             server_version: Some(summary.server_version.clone()),
             pg_dump_version: Some(summary.pg_dump_version.clone()),
+            excluded_table_data: summary.excluded_table_data.clone(),
             labels: summary.labels.clone(),
             warnings: summary.warnings.clone(),
             ..Self::bare(&summary.object_key)
@@ -154,6 +157,7 @@ impl Record {
             large_objects: None,
             server_version: None,
             pg_dump_version: None,
+            excluded_table_data: Vec::new(),
             labels: BTreeMap::new(),
             warnings: Vec::new(),
             proof: None,
@@ -167,6 +171,11 @@ impl Record {
             "none" if self.state == "complete" => Some("no copy in the second store"),
             _ => None,
         }
+    }
+
+    /// The tables that are in it without their rows, as patterns.
+    pub(super) fn rows_left_out(&self) -> Option<String> {
+        (!self.excluded_table_data.is_empty()).then(|| self.excluded_table_data.join(", "))
     }
 
     /// With what is known of its second copy.
@@ -198,6 +207,7 @@ impl Record {
             self.finished_at.map(moment),
         );
         facts.add("content", self.content());
+        facts.add("without the rows of", self.rows_left_out());
         facts.add("dump", self.plain_bytes.map(bytes));
         facts.add(
             "stored",

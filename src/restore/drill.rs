@@ -23,6 +23,7 @@ use crate::model::target::TargetName;
 use crate::pg::inspect::{self, Depth, Session};
 use crate::pg::{Ended, PgError};
 use crate::progress::Progress;
+use crate::restore::caution::rows_left_out;
 use crate::vault::{Entry, Found, Limits, VaultError, Which};
 
 /// One drill.
@@ -165,6 +166,7 @@ async fn judge(
             drilled.copy = tried.copy;
             drilled.warnings = tried.warnings;
             drilled.warnings.extend(tried.loaded.warnings);
+            drilled.warnings.extend(manifest.and_then(rows_left_out));
         }
         Err(error) => {
             let Some(verdict) = verdict_of_error(&error) else {
@@ -361,7 +363,7 @@ async fn cannot_be_judged(server: &Connection) -> Option<String> {
 }
 
 /// What pg_restore says where the server is the reason and not the archive, in PostgreSQL's words.
-const SERVER_REASONS: [&str; 9] = [
+const SERVER_REASONS: [&str; 14] = [
     "No space left on device",
     "could not connect",
     "connection to server",
@@ -371,6 +373,13 @@ const SERVER_REASONS: [&str; 9] = [
     "out of memory",
     "out of shared memory",
     "too many connections",
+    // What this server was built without, or has no library for, such as XML, ICU or lz4.
+    "not supported",
+    "unsupported",
+    "could not access file",
+    // What its settings allow this role.
+    "temp_file_limit",
+    "canceling statement",
 ];
 
 fn is_of_server(error: &VaultError) -> bool {

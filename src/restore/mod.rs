@@ -5,6 +5,7 @@
 //! `swap` does the same beside the live one, behind a proved safety backup, and then swaps their names; `in-place` is
 //! one transaction, behind a safety backup too. `rollback` undoes a swap.
 
+mod caution;
 mod compare;
 mod drill;
 mod error;
@@ -254,7 +255,10 @@ pub async fn planned(
 ) -> Result<Plan, RestoreError> {
     if let Entry::Complete(manifest) = &entry {
         progress.start_stage("look at the target");
-        return plan::look(to, Subject::of(manifest), wishes).await;
+        let mut plan = plan::look(to, Subject::of(manifest), wishes).await?;
+        plan.warnings
+            .extend(caution::of_reputation(&stages.vault, manifest).await);
+        return Ok(plan);
     }
     let listed = async {
         let fetched = stages.vault.fetch(entry, progress).await?;
@@ -380,7 +384,12 @@ async fn prove(
         .await
         .map_err(RestoreError::Prepare)?;
     let mut warnings = match &found.entry {
-        Entry::Complete(manifest) => target.suits(manifest, &wishes).await?,
+        Entry::Complete(manifest) => {
+            let mut warnings = caution::of_content(manifest, to.database(), wishes.way);
+            warnings.extend(caution::of_reputation(&stages.vault, manifest).await);
+            warnings.extend(target.suits(manifest, &wishes).await?);
+            warnings
+        }
         _ => Vec::new(),
     };
     let server = target.server_major();

@@ -170,6 +170,20 @@ fn what_cannot_be_restored_is_failed_and_what_cannot_be_told_is_not() {
         "{word}: {reason}"
     );
 
+    // A server that was built without something that the backup has.
+    let mut with_xml = Pgseal::new();
+    let source = server.create_database("drill_xml");
+    source.psql("CREATE TABLE t (x xml); INSERT INTO t VALUES ('<a/>')");
+    with_xml.json(&["backup", &source.url]);
+    let plain = Postgres::shared_of(18);
+    with_xml.set("BACKUP_PG_BINDIRS", bin_dir_of(18));
+    with_xml.set("BACKUP_DRILL_DATABASE_URL", plain.url("postgres"));
+    let (word, reason) = verdict(&with_xml, 5);
+    assert!(
+        word == "UNVERIFIABLE" && reason.contains("XML"),
+        "{word}: {reason}"
+    );
+
     // A server that is not there says nothing at all, and the verdict stays.
     pgseal.set(
         "BACKUP_DRILL_DATABASE_URL",

@@ -1,6 +1,6 @@
 //! Plans and what they decide: which mode, whether the locks suffice, what the target's locale is, what is left out.
 
-use crate::harness::cli::Pgseal;
+use crate::harness::cli::{Pgseal, clients};
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::fixture;
 use crate::harness::postgres::{Database, Postgres};
@@ -274,4 +274,71 @@ fn code_in_a_backup_gets_no_rights_from_a_restore() {
     }
     drop((source, copy));
     server.psql("postgres", "DROP ROLE hostile; DROP ROLE honest");
+}
+
+/// Another database's backup, one without some tables' rows, one that looks wrong, one that a drill could not restore: the plan
+/// says so, and the restore does.
+#[test]
+fn what_speaks_against_a_backup_is_said_before_and_after() {
+    let server = Postgres::shared();
+    let (shop, blog) = (
+        server.create_database("shop"),
+        server.create_database("blog"),
+    );
+    shop.psql("CREATE TABLE orders AS SELECT generate_series(1, 500) AS i; CREATE TABLE audit AS SELECT generate_series(1, 9) AS i");
+    blog.psql("CREATE TABLE posts AS SELECT 1 AS i");
+    let pgseal = backed_up(&shop);
+    let warned = |to: &Database<'_>, words: &[&str]| {
+        let planned = plan(&pgseal, &["--to", &to.url])["warnings"].to_string();
+        let restored = pgseal.json(&["restore", "latest", "--to", &to.url, "--mode", "in-place"]);
+        for said in [planned, restored["warnings"].to_string()] {
+            let all = words.iter().all(|word| said.contains(word));
+            assert!(
+                all && (!words.is_empty() || said == "[]"),
+                "{words:?}: {said}"
+            );
+        }
+    };
+    warned(&shop, &[]);
+    let of_another = format!(
+        "the backup is of database {}, and takes the place",
+        shop.name
+    );
+    warned(&blog, &[&of_another]);
+
+    let lazy = clients(
+        None,
+        Some("case \"$*\" in *--dbname=*) cat >/dev/null; exit 0;; esac; exec \"$REAL\" \"$@\""),
+    );
+    let mut drilling = Pgseal::new();
+    drilling.set("BACKUP_STORE", pgseal.get("BACKUP_STORE"));
+    drilling.with_clients(lazy.path());
+    drilling.fails(4, &["drill", "latest", "--to", &server.url("postgres")]);
+    warned(&shop, &["the last drill of this backup FAILED: "]);
+
+    shop.psql("TRUNCATE orders");
+    pgseal.ok(&["backup"]);
+    warned(
+        &shop,
+        &["this backup is SUSPICIOUS: it has 9 rows, the one before had 509"],
+    );
+    pgseal.ok(&["accept", "latest"]);
+    warned(&shop, &[]);
+
+    pgseal.ok(&["backup", "--exclude-table-data", "audit"]);
+    let left_out = ["the rows of audit are not in this backup"];
+    warned(&shop, &left_out);
+    assert_eq!(shop.psql("SELECT count(*) FROM audit"), "0");
+    let drilled = pgseal.json(&["drill", "latest", "--to", &server.url("postgres")]);
+    assert_eq!(drilled["verdict"], "PROVEN");
+    assert!(
+        drilled["warnings"].to_string().contains(left_out[0]),
+        "{drilled}"
+    );
+    let shown = pgseal.json(&["show", "latest"]);
+    assert_eq!(shown["excluded_table_data"], serde_json::json!(["audit"]));
+    for command in [&["show", "latest"][..], &["list"]] {
+        let said = pgseal.ok(command);
+        assert!(said.contains("without the rows of"), "{said}");
+    }
 }

@@ -14,8 +14,8 @@ use crate::model::connection::Connection;
 use crate::model::manifest::Manifest;
 use crate::pg::inspect::{self, Live, LiveDatabase, OfferedExtension, Session, Surroundings};
 use crate::pg::{PgError, Toc, clean_order, dumped_by, one_line};
-use crate::restore::RestoreError;
 use crate::restore::select::{self, Picked};
+use crate::restore::{RestoreError, caution};
 
 /// What a load and its indexes take, in bytes of the database for each second. Measured with tests/fixtures/bulk.sql (a
 /// database of 204 MB, 83 MB of it indexes, foreign keys among its tables), PostgreSQL 15, two cores with other work beside,
@@ -287,7 +287,13 @@ fn planned(
         locks,
         estimated_seconds: estimate(subject, picked.as_ref()),
         estimate_basis: basis(subject),
-        warnings: warnings(subject, picked.as_ref(), in_place, &changes),
+        warnings: warnings(
+            subject,
+            picked.as_ref(),
+            choice.way,
+            to.database(),
+            &changes,
+        ),
     };
     plan.take_changes(changes, seen.live.is_some(), &toc, &order);
     plan.obstacles = obstacles(&plan, wishes, seen, &situation, subject);
@@ -574,18 +580,22 @@ fn basis(subject: Subject<'_>) -> String {
 fn warnings(
     subject: Subject<'_>,
     picked: Option<&Picked>,
-    in_place: bool,
+    way: Way,
+    database: &str,
     changes: &Changes,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
     match subject.manifest {
-        Some(manifest) => warnings.extend(manifest.warnings.iter().cloned()),
+        Some(manifest) => {
+            warnings.extend(caution::of_content(manifest, database, way));
+            warnings.extend(manifest.warnings.iter().cloned());
+        }
         None => warnings.push(
             "the backup is foreign: without a manifest nothing is known of its roles, extensions, locale and rows"
                 .to_owned(),
         ),
     }
-    if in_place && !changes.lost.is_empty() {
+    if way == Way::InPlace && !changes.lost.is_empty() {
         warnings.push(format!(
             "{} objects that are not in the backup are dropped with what they hang on",
             changes.lost.len()
