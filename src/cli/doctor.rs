@@ -415,7 +415,7 @@ fn kept_found(kept: &KeptDatabase) -> Finding {
         ),
         KeptAs::Before => Finding {
             fix: format!(
-                "pgseal rollback --id {} brings it back, {drop} drops it",
+                "pgseal rollback --to DATABASE_URL --id {} brings it back, {drop} drops it",
                 record.id
             ),
             ..Finding::ok(
@@ -428,7 +428,7 @@ fn kept_found(kept: &KeptDatabase) -> Finding {
         },
         KeptAs::Undone => Finding {
             fix: format!(
-                "{drop} drops it, pgseal rollback --id {} brings it back",
+                "{drop} drops it, pgseal rollback --to DATABASE_URL --id {} brings it back",
                 record.id
             ),
             ..Finding::ok(

@@ -407,17 +407,22 @@ fn too_many(decisions: &[Decision], around: &Circumstances) -> Option<String> {
         count(Verdict::Delete, &|_| true),
         count(Verdict::Keep, &good),
     );
-    let mut is_too_many = due > DUE_ALWAYS.max(kept) || count(Verdict::Delete, &backup) > kept;
+    let mut many = (due > DUE_ALWAYS.max(kept) || count(Verdict::Delete, &backup) > kept)
+        .then(|| format!("{due} backups would go at once and {kept} stay"));
     // Safety backups were let go by somebody, each by its name.
     for kind in [BackupKind::Manual, BackupKind::Scheduled] {
         let of_kind =
             |what: &What| matches!(what, What::Good(is) | What::Damaged(is, _) if *is == kind);
         let kept = count(Verdict::Keep, &|what| *what == What::Good(kind));
-        is_too_many |= count(Verdict::Delete, &of_kind) > DUE_ALWAYS.max(kept);
+        let due = count(Verdict::Delete, &of_kind);
+        if due > DUE_ALWAYS.max(kept) {
+            many.get_or_insert_with(|| {
+                format!("{due} {kind} backups would go at once and {kept} of them stay")
+            });
+        }
     }
-    (!around.many && is_too_many).then(|| {
-        format!("{due} backups would go at once and {kept} stay; pgseal prune --many says that this is meant")
-    })
+    let many = many.filter(|_| !around.many);
+    many.map(|many| format!("{many}; pgseal prune --many says that this is meant"))
 }
 
 /// Whether a moment is less than `age` ago; beyond the calendar, nothing is old.
