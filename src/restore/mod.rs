@@ -173,6 +173,7 @@ pub async fn run(
         warnings: of_load,
     } = restored?;
     let mut warnings = proven.warnings;
+    warnings.extend(proven.carried_out.warnings);
     warnings.extend(made.report(&proven.plan));
     warnings.extend(of_load);
     if proven.fetched.manifest().is_none() {
@@ -385,8 +386,7 @@ async fn prove(
         .map_err(RestoreError::Prepare)?;
     let mut warnings = match &found.entry {
         Entry::Complete(manifest) => {
-            let mut warnings = caution::of_content(manifest, to.database(), wishes.way);
-            warnings.extend(caution::of_reputation(&stages.vault, manifest).await);
+            let mut warnings = caution::of_reputation(&stages.vault, manifest).await;
             warnings.extend(target.suits(manifest, &wishes).await?);
             warnings
         }

@@ -147,7 +147,14 @@ fn present(live: &Live) -> BTreeSet<Named> {
             one_line(&object.tag),
         )
     };
-    live.objects.iter().map(named).collect()
+    let memberships = live.memberships.iter().map(|membership| {
+        (
+            membership.kind.clone(),
+            Some(one_line(&membership.schema)),
+            one_line(&membership.tag),
+        )
+    });
+    live.objects.iter().map(named).chain(memberships).collect()
 }
 
 struct Picking<'a> {
@@ -229,7 +236,15 @@ impl<'a> Picking<'a> {
                 near: near(name, schemas.into_iter().map(str::to_owned)),
             });
         }
-        self.whole.extend(inside);
+        // A schema that stays is still in its publications, and cannot be put into them twice.
+        let stays = |number: &u32| {
+            let entry = self.by_number.get(number);
+            entry.is_some_and(|entry| {
+                entry.kind == "PUBLICATION TABLES IN SCHEMA" && self.is_there(entry)
+            })
+        };
+        let parts: Vec<u32> = inside.into_iter().filter(|part| !stays(part)).collect();
+        self.whole.extend(parts);
         // Its own entry would drop it, with whatever somebody else put there.
         if let Some(own) = own.filter(|own| !self.is_there(own)) {
             self.whole.insert(own.dump_id);

@@ -272,6 +272,59 @@ fn survivors_and_losses_are_named() {
     );
 }
 
+/// Whatever is in a publication leaves it when its table is dropped. What the backup does not put back is named, with the
+/// statement that does, in the plan and in the result.
+#[test]
+fn tables_that_leave_their_publications_are_named() {
+    const PUBLISHED: &str = "SELECT pubname, schemaname, tablename, attnames, rowfilter FROM pg_publication_tables ORDER BY 1, 2, 3";
+    let changed = changed(
+        "published",
+        "CREATE PUBLICATION old FOR TABLE orders; CREATE PUBLICATION schemas FOR TABLES IN SCHEMA shop",
+        "ALTER PUBLICATION old ADD TABLE shop.customers (id, name) WHERE (id > 3); \
+         CREATE PUBLICATION \"new one\" FOR TABLE orders (id, total) WHERE (total > 5); \
+         CREATE PUBLICATION \"whole shop\" FOR TABLES IN SCHEMA shop",
+    );
+    let to = changed.database.url.clone();
+    let run = |selected: &[&str], more: &[&str]| {
+        let always = ["restore", "latest", "--to", &to, "--mode", "in-place"];
+        changed.pgseal.json(&[&always, selected, more].concat())
+    };
+    let published = changed.database.psql(PUBLISHED);
+    let new_orders = "ALTER PUBLICATION \"new one\" ADD TABLE ONLY public.orders (id, total) WHERE ((total > (5)::numeric));";
+    let new_shop = "ALTER PUBLICATION \"whole shop\" ADD TABLES IN SCHEMA shop;";
+    let old_customers =
+        "ALTER PUBLICATION old ADD TABLE ONLY shop.customers (id, name) WHERE ((id > 3));";
+    let old_orders = "ALTER PUBLICATION old ADD TABLE ONLY public.orders;";
+    let (whole, table, schema): (&[&str], &[&str], &[&str]) = (
+        &[],
+        &["--table", "public.orders", "--table", "public.totals"],
+        &["--schema", "shop", "--schema", "public"],
+    );
+    for (selected, statements) in [
+        (whole, vec![new_orders, new_shop, old_customers]),
+        (table, vec![new_orders, old_orders]),
+        (schema, vec![new_orders, old_customers]),
+    ] {
+        let plan = run(selected, &["--plan"]);
+        assert_eq!(plan["lost"]["total"], statements.len(), "{plan:#}");
+        let lost = plan["lost"].to_string();
+        assert!(lost.contains("PUBLICATION TABLE"), "{lost}");
+        let restored = run(selected, &[]);
+        for told in [&plan, &restored] {
+            let told = told["warnings"].as_array().unwrap();
+            let told: Vec<&str> = told.iter().map(|told| told.as_str().unwrap()).collect();
+            let told = told.join("\n");
+            for statement in &statements {
+                assert!(told.contains(statement), "{statement}: {told}");
+            }
+            assert_eq!(told.matches(" ADD TABLE").count(), statements.len());
+        }
+        assert_ne!(changed.database.psql(PUBLISHED), published);
+        changed.database.psql(&statements.join(" "));
+        assert_eq!(changed.database.psql(PUBLISHED), published, "{selected:?}");
+    }
+}
+
 /// What the application writes in the moment of the commit is no loss: the rows were counted before.
 #[test]
 fn writes_right_behind_the_commit_are_no_difference() {

@@ -8,6 +8,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
 
+use super::publication::{Membership, memberships};
 use super::session::Session;
 use crate::pg::error::PgError;
 
@@ -57,6 +58,8 @@ pub struct Live {
     pub holds: Vec<(ObjectId, ObjectId, Hold)>,
     /// Columns: of which table, their names, and what keeps their default from being dropped.
     pub columns: HashMap<ObjectId, Vec<LiveColumn>>,
+    /// What is in publications by its own name.
+    pub memberships: Vec<Membership>,
 }
 
 /// A column of a table.
@@ -105,6 +108,7 @@ pub async fn live(session: &mut Session) -> Result<Live, PgError> {
         objects,
         holds,
         columns,
+        memberships: memberships(session).await?,
     })
 }
 

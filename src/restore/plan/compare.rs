@@ -5,7 +5,7 @@
 //! ends the restore when it is still there while something that it hangs on is dropped: because no entry drops it, or
 //! because its own entry stands further up.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::clear::{Cause, Clearing};
 use super::{Blocker, Item};
@@ -65,6 +65,8 @@ pub(super) struct Changes {
     pub(super) survivors: Vec<Item>,
     /// In the database alone, and dropped with what they hang on.
     pub(super) lost: Vec<Item>,
+    /// What is taken out of publications, and not put back: statements that do, by publication.
+    pub(super) unpublished: BTreeMap<String, Vec<String>>,
     /// What would end the restore.
     pub(super) blockers: Vec<Blocker>,
     /// How many objects are dropped, with all that follows them; each takes a lock.
@@ -103,6 +105,7 @@ pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Chan
             changes.survivors.push(item);
         }
     }
+    changes.take_memberships(toc, &places, live, &graph);
     let mut seen = BTreeSet::new();
     for entry in &toc.entries {
         let kind = entry.kind.as_str();
@@ -115,6 +118,39 @@ pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Chan
     }
     changes.blockers = blockers(toc, live, &graph, &archived, role);
     changes
+}
+
+impl Changes {
+    /// Whatever is in a publication leaves it with its table, and comes back where the archive puts it there.
+    fn take_memberships(
+        &mut self,
+        toc: &Toc,
+        places: &HashMap<u32, usize>,
+        live: &Live,
+        graph: &Graph<'_>,
+    ) {
+        let put_back: HashSet<Key<'_>> = toc
+            .entries
+            .iter()
+            .filter(|entry| places.contains_key(&entry.dump_id))
+            .map(key_of)
+            .collect();
+        for membership in &live.memberships {
+            let key = (
+                membership.kind.as_str(),
+                Some(one_line(&membership.schema)),
+                one_line(&membership.tag),
+            );
+            if !graph.dropped_at.contains_key(&membership.id) || put_back.contains(&key) {
+                continue;
+            }
+            self.lost.push(Item::of_membership(membership));
+            self.unpublished
+                .entry(membership.publication.clone())
+                .or_default()
+                .push(membership.sql());
+        }
+    }
 }
 
 fn key_of(entry: &TocEntry) -> Key<'_> {

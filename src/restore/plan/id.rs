@@ -37,7 +37,10 @@ impl PlanId {
             (plan.mode, &plan.roles.choice, &plan.roles.mapped),
             (plan.left_out_accepted, &plan.selected),
         );
-        let objects = (&plan.replaced, &plan.created, &plan.survivors, &plan.lost);
+        let objects = (
+            (&plan.replaced, &plan.created, &plan.survivors),
+            (&plan.lost, &plan.unpublished),
+        );
         let hindrances = (
             (&plan.blockers, &plan.obstacles, &plan.left_out),
             (&plan.to.prepared_transactions, &plan.to.logical_slots),

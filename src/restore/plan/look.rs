@@ -6,6 +6,7 @@ use super::choose::{Choice, Situation, choose};
 use super::compare::{Changes, compare};
 use super::obstacles::{obstacles, of_owners};
 use super::trust::hostile;
+use super::warnings;
 use super::{
     Destination, Items, LeftOut, Locale, Locks, Plan, PlanId, PlannedExtension, PlannedRoles,
     Source, Space, Way, Wishes, locale_of, provider,
@@ -14,8 +15,8 @@ use crate::model::connection::Connection;
 use crate::model::manifest::Manifest;
 use crate::pg::inspect::{self, Live, LiveDatabase, OfferedExtension, Session, Surroundings};
 use crate::pg::{PgError, Toc, clean_order, dumped_by, one_line};
+use crate::restore::RestoreError;
 use crate::restore::select::{self, Picked};
-use crate::restore::{RestoreError, caution};
 
 /// What a load and its indexes take, in bytes of the database for each second. Measured with tests/fixtures/bulk.sql (a
 /// database of 204 MB, 83 MB of it indexes, foreign keys among its tables), PostgreSQL 15, two cores with other work beside,
@@ -112,12 +113,7 @@ pub(in crate::restore) async fn look_closely(
     wishes: &Wishes,
 ) -> Result<(Plan, CarriedOut), RestoreError> {
     let seen = see(to, subject, wishes).await;
-    let (plan, picked) = planned(to, subject, wishes, &seen.map_err(RestoreError::Prepare)?)?;
-    let carried_out = CarriedOut {
-        list: plan.list(subject, picked.as_ref()),
-        tables: picked.map(|picked| picked.tables),
-    };
-    Ok((plan, carried_out))
+    planned(to, subject, wishes, &seen.map_err(RestoreError::Prepare)?)
 }
 
 /// How a restore would go there, and why.
@@ -145,6 +141,8 @@ pub(in crate::restore) struct CarriedOut {
     pub(in crate::restore) list: Option<String>,
     /// Tables whose rows come: schema and name; `None`: all of them.
     pub(in crate::restore) tables: Option<BTreeSet<(String, String)>>,
+    /// What it leaves out, takes away or makes without rows: its plan warns of that, and so does its result.
+    pub(in crate::restore) warnings: Vec<String>,
 }
 
 async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<Seen, PgError> {
@@ -238,7 +236,7 @@ fn planned(
     subject: Subject<'_>,
     wishes: &Wishes,
     seen: &Seen,
-) -> Result<(Plan, Option<Picked>), RestoreError> {
+) -> Result<(Plan, CarriedOut), RestoreError> {
     let database = seen.around.database.as_ref();
     let space = space(subject, seen);
     let situation = situation(wishes, seen, &space);
@@ -259,6 +257,8 @@ fn planned(
         .map(|live| compare(&toc, &order, live, &seen.around.role))
         .unwrap_or_default();
     let locks = in_place.then(|| locks(&toc, &order, changes.dropped, &seen.around));
+    let into = (to.database(), choice.way);
+    let warned = warnings::of_restore(subject, picked.as_ref(), into, &changes);
     let mut plan = Plan {
         id: PlanId::parse("0000-0000-0000-0000").expect("it is one"),
         is_possible: false,
@@ -272,6 +272,7 @@ fn planned(
         created: Items::default(),
         survivors: Items::default(),
         lost: Items::default(),
+        unpublished: Vec::new(),
         blockers: Vec::new(),
         obstacles: Vec::new(),
         left_out,
@@ -287,21 +288,21 @@ fn planned(
         locks,
         estimated_seconds: estimate(subject, picked.as_ref()),
         estimate_basis: basis(subject),
-        warnings: warnings(
-            subject,
-            picked.as_ref(),
-            choice.way,
-            to.database(),
-            &changes,
-        ),
+        warnings: warnings::of_backup(subject),
     };
     plan.take_changes(changes, seen.live.is_some(), &toc, &order);
     plan.obstacles = obstacles(&plan, wishes, seen, &situation, subject);
     plan.obstacles.extend(of_owners(&toc, &order, &plan, seen));
+    plan.warnings.extend(warned.iter().cloned());
     plan.warnings.extend(hostile(&toc, &order, seen));
     plan.is_possible = plan.obstacles.is_empty() && (!in_place || plan.blockers.is_empty());
     plan.id = PlanId::of(&plan);
-    Ok((plan, picked))
+    let carried_out = CarriedOut {
+        list: plan.list(subject, picked.as_ref()),
+        tables: picked.map(|picked| picked.tables),
+        warnings: warned,
+    };
+    Ok((plan, carried_out))
 }
 
 impl Plan {
@@ -311,6 +312,7 @@ impl Plan {
             created,
             survivors,
             lost,
+            unpublished,
             blockers,
             ..
         } = if is_there {
@@ -325,6 +327,7 @@ impl Plan {
         self.lost = Items::of(lost);
         if self.mode == Way::InPlace {
             self.blockers = blockers;
+            self.unpublished = unpublished.into_values().flatten().collect();
         }
     }
 }
@@ -575,58 +578,4 @@ fn basis(subject: Subject<'_>) -> String {
         LOAD_BYTES_PER_SECOND >> 20,
         PROVE_BYTES_PER_SECOND >> 20,
     )
-}
-
-fn warnings(
-    subject: Subject<'_>,
-    picked: Option<&Picked>,
-    way: Way,
-    database: &str,
-    changes: &Changes,
-) -> Vec<String> {
-    let mut warnings = Vec::new();
-    match subject.manifest {
-        Some(manifest) => {
-            warnings.extend(caution::of_content(manifest, database, way));
-            warnings.extend(manifest.warnings.iter().cloned());
-        }
-        None => warnings.push(
-            "the backup is foreign: without a manifest nothing is known of its roles, extensions, locale and rows"
-                .to_owned(),
-        ),
-    }
-    if way == Way::InPlace && !changes.lost.is_empty() {
-        warnings.push(format!(
-            "{} objects that are not in the backup are dropped with what they hang on",
-            changes.lost.len()
-        ));
-    }
-    let Some(picked) = picked else {
-        return warnings;
-    };
-    for key in &picked.without {
-        warnings.push(format!(
-            "{key} is left out: the table that it points to is not selected"
-        ));
-    }
-    for key in &picked.outward {
-        warnings.push(format!(
-            "{key} points to a table that is not selected: its rows have to be there already"
-        ));
-    }
-    if !picked.along.is_empty() {
-        warnings.push(format!(
-            "made along, because what is selected needs it, tables without rows: {}",
-            picked.along.join(", ")
-        ));
-    }
-    let blobs = subject
-        .manifest
-        .map_or(0, |manifest| manifest.large_objects);
-    if blobs > 0 {
-        warnings.push(format!(
-            "{blobs} large objects are left out: they belong to no table"
-        ));
-    }
-    warnings
 }

@@ -12,6 +12,7 @@ mod look;
 mod obstacles;
 mod text;
 mod trust;
+mod warnings;
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ use crate::model::choices::Choices;
 pub use crate::model::choices::MissingRoles;
 use crate::model::manifest::Manifest;
 use crate::pg::TocEntry;
-use crate::pg::inspect::LiveObject;
+use crate::pg::inspect::{LiveObject, Membership};
 
 /// So many names a plan lists of each sort; the rest is a number.
 pub const ITEMS_MAX: usize = 1000;
@@ -111,6 +112,14 @@ impl Item {
             kind: object.kind.clone(),
             schema: object.schema.clone(),
             name: object.tag.clone(),
+        }
+    }
+
+    fn of_membership(membership: &Membership) -> Self {
+        Self {
+            kind: membership.kind.clone(),
+            schema: Some(membership.schema.clone()),
+            name: membership.tag.clone(),
         }
     }
 
@@ -330,6 +339,9 @@ pub struct Plan {
     pub survivors: Items,
     /// In the database alone, and dropped because they hang on what is replaced.
     pub lost: Items,
+    /// Statements that put back into publications what a restore in place takes out of them; the warnings say them.
+    #[serde(skip)]
+    pub unpublished: Vec<String>,
     /// What would end a restore in place.
     pub blockers: Vec<Blocker>,
     /// What stands in the way of every mode.
