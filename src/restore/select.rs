@@ -2,7 +2,7 @@
 //!
 //! A table comes with its rows, indexes, constraints, defaults, owned sequences, triggers, rules, policies, comments and
 //! grants, and a partitioned one with its partitions. What these need (types, functions, a parent table) comes along where
-//! the target does not have it. Nothing else is touched.
+//! the target does not have it, a sequence with its value. Nothing else is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -358,7 +358,8 @@ impl<'a> Picking<'a> {
         }
     }
 
-    /// Adds what is needed and not there. Of a table that is only needed, the rows stay behind.
+    /// Adds what is needed and not there. Of a table that is only needed, the rows stay behind; a sequence that began anew
+    /// would give numbers that are in the rows already.
     fn needs(&mut self) {
         let mut open: Vec<u32> = self.picked.entries.iter().copied().collect();
         while let Some(number) = open.pop() {
@@ -375,8 +376,18 @@ impl<'a> Picking<'a> {
                 self.picked.entries.insert(*on);
                 self.picked.along.push(needed.title());
                 open.push(*on);
+                if needed.kind == "SEQUENCE" {
+                    self.picked.entries.extend(self.value_of(*on));
+                }
             }
         }
+    }
+
+    fn value_of(&self, sequence: u32) -> impl Iterator<Item = u32> + use<'a> {
+        let values = self.toc.of_kind("SEQUENCE SET");
+        values
+            .filter(move |value| value.depends_on.contains(&sequence))
+            .map(|value| value.dump_id)
     }
 
     fn finish(mut self) -> Picked {

@@ -154,3 +154,26 @@ fn a_name_that_does_not_fit_names_those_that_nearly_do() {
     );
     assert!(!copy.exists());
 }
+
+/// A sequence that the table draws from and does not own is made along where it is gone, with its value; one that is there
+/// stays as it is.
+#[test]
+fn a_sequence_that_is_made_along_goes_on_where_it_was() {
+    let database = Postgres::shared().create_database("shared_sequence");
+    database.psql(
+        "CREATE SEQUENCE shared; CREATE TABLE us (id bigint PRIMARY KEY DEFAULT nextval('shared'), v text); \
+         INSERT INTO us (v) VALUES ('a'), ('b'), ('c')",
+    );
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &database.url);
+    pgseal.ok(&["backup"]);
+    let to = database.url.clone();
+    let restore = || {
+        pgseal.ok(&["restore", "latest", "--to", &to, "--table", "public.us"]);
+        database.psql("INSERT INTO us (v) VALUES ('d') RETURNING id")
+    };
+    database.psql("DROP TABLE us; DROP SEQUENCE shared");
+    assert_eq!(restore(), "4");
+    database.psql("SELECT setval('shared', 40)");
+    assert_eq!(restore(), "41");
+}
