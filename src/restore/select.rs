@@ -83,6 +83,8 @@ pub(super) struct Picked {
     pub(super) outward: Vec<String>,
     /// Needed, not chosen, and not there: made, and tables among them without rows.
     pub(super) along: Vec<String>,
+    /// Materialized views that are filled from such tables, and the tables.
+    pub(super) hollow: Vec<(String, Vec<String>)>,
 }
 
 /// Why nothing could be picked.
@@ -162,6 +164,8 @@ struct Picking<'a> {
     there: BTreeSet<Named>,
     by_number: BTreeMap<u32, &'a TocEntry>,
     picked: Picked,
+    /// Those that are only needed.
+    along: BTreeSet<u32>,
     /// Those that were named, or hang on one that was: all of their parts come.
     whole: BTreeSet<u32>,
 }
@@ -182,6 +186,7 @@ impl<'a> Picking<'a> {
             there,
             by_number: by_number.collect(),
             picked,
+            along: BTreeSet::new(),
             whole: BTreeSet::new(),
         }
     }
@@ -374,6 +379,7 @@ impl<'a> Picking<'a> {
                     continue;
                 }
                 self.picked.entries.insert(*on);
+                self.along.insert(*on);
                 self.picked.along.push(needed.title());
                 open.push(*on);
                 if needed.kind == "SEQUENCE" {
@@ -390,7 +396,34 @@ impl<'a> Picking<'a> {
             .map(|value| value.dump_id)
     }
 
+    /// Tables without rows that a view reads, by way of other views or not.
+    fn rowless(&self, view: &TocEntry) -> Vec<String> {
+        let (mut open, mut seen) = (view.depends_on.clone(), BTreeSet::new());
+        let mut found = BTreeSet::new();
+        while let Some(number) = open.pop() {
+            let Some(entry) = self.by_number.get(&number) else {
+                continue;
+            };
+            // What a view reads that is there already, has what it has.
+            if !self.picked.entries.contains(&number) || !seen.insert(number) {
+                continue;
+            }
+            match entry.kind.as_str() {
+                "TABLE" if self.along.contains(&number) => {
+                    found.insert(entry.title());
+                }
+                "VIEW" | "MATERIALIZED VIEW" | "RULE" => open.extend(&entry.depends_on),
+                _ => {}
+            }
+        }
+        found.into_iter().collect()
+    }
+
     fn finish(mut self) -> Picked {
+        let views = self.toc.of_kind("MATERIALIZED VIEW");
+        let views = views.filter(|view| self.picked.entries.contains(&view.dump_id));
+        let hollow = views.map(|view| (view.title(), self.rowless(view)));
+        self.picked.hollow = hollow.filter(|(_, tables)| !tables.is_empty()).collect();
         let data = self.toc.of_kind("TABLE DATA");
         let data = data.filter(|entry| self.picked.entries.contains(&entry.dump_id));
         self.picked.tables = data

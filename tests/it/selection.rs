@@ -38,6 +38,16 @@ fn a_table_comes_into_a_new_database_with_all_that_belongs_to_it() {
     ];
     let restored = pgseal.json(&arguments);
     assert_eq!(restored["tables_compared"], 1);
+    let told = restored["warnings"].to_string();
+    let key = "FK CONSTRAINT shop.orders orders_customer_id_fkey is left out";
+    assert!(
+        told.contains(key) && told.contains("3 large objects are left out"),
+        "{told}"
+    );
+    assert!(
+        told.contains("made along, because what is selected needs it"),
+        "{told}"
+    );
     assert_eq!(copy.psql(ORDERS), source.psql(ORDERS));
     let relations = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relnamespace = 'shop'::regnamespace AND relkind IN ('r', 'v', 'S', 'm')";
     assert_eq!(copy.psql(relations), "orders orders_id_seq");
@@ -53,9 +63,12 @@ fn a_table_comes_into_a_new_database_with_all_that_belongs_to_it() {
         "shop.orders",
         "--plan",
     ]);
+    assert!(text.contains(key), "{text}");
+    let made = text.lines().find(|line| line.starts_with("made: "));
+    let made = made.unwrap_or_else(|| panic!("{text}"));
     assert!(
-        text.contains("FK CONSTRAINT shop.orders orders_customer_id_fkey is left out"),
-        "{text}"
+        !made.contains("customers") && !made.contains("animals"),
+        "{made}"
     );
     assert!(text.contains("3 large objects are left out"), "{text}");
 }
@@ -176,4 +189,36 @@ fn a_sequence_that_is_made_along_goes_on_where_it_was() {
     assert_eq!(restore(), "4");
     database.psql("SELECT setval('shared', 40)");
     assert_eq!(restore(), "41");
+}
+
+/// A materialized view of a table that is not selected, and not there, comes without rows. A plan says so, and whoever
+/// restores without one is told by the result.
+#[test]
+fn a_materialized_view_of_a_table_without_rows_is_named() {
+    let database = Postgres::shared().create_database("hollow");
+    database.psql(
+        "CREATE TABLE them AS SELECT generate_series(1, 3) i; CREATE VIEW middle AS SELECT i FROM them; \
+         CREATE MATERIALIZED VIEW seen AS SELECT i FROM middle; CREATE TABLE beside ()",
+    );
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &database.url);
+    pgseal.ok(&["backup"]);
+    let copy = Postgres::shared().name("hollow_copy");
+    let arguments = ["restore", "latest", "--to", &copy.url, "--mode", "new"];
+    let arguments = [&arguments[..], &["--table", "public.seen"]].concat();
+    let hollow =
+        "MATERIALIZED VIEW public.seen is filled from tables without rows: TABLE public.them";
+    let along = "made along, because what is selected needs it, tables without rows: TABLE public.them, VIEW public.middle";
+    let plan = pgseal.json(&[&arguments[..], &["--plan"]].concat());
+    let made = plan["created"]["first"].as_array().unwrap();
+    let made: Vec<&str> = made
+        .iter()
+        .filter_map(|made| made["name"].as_str())
+        .collect();
+    assert_eq!(made, ["seen", "them", "middle"]);
+    let text = pgseal.ok(&arguments);
+    for told in [plan["warnings"].to_string(), text] {
+        assert!(told.contains(hollow) && told.contains(along), "{told}");
+    }
+    assert_eq!(copy.psql("SELECT count(*) FROM seen"), "0");
 }

@@ -112,7 +112,8 @@ pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Chan
         let is_part = DROPS_NOTHING.contains(&kind) || INLINE.contains(&kind);
         let is_view = kind == "RULE" && entry.tag.ends_with(" _RETURN");
         let is_object = !(is_part || is_view || kind == "BLOB");
-        if is_object && !present.contains(&key_of(entry)) && seen.insert(key_of(entry)) {
+        let is_made = is_object && places.contains_key(&entry.dump_id);
+        if is_made && !present.contains(&key_of(entry)) && seen.insert(key_of(entry)) {
             changes.created.push(Item::of_entry(entry));
         }
     }

@@ -65,6 +65,12 @@ fn of_selection(subject: Subject<'_>, picked: &Picked) -> Vec<String> {
             picked.along.join(", ")
         ));
     }
+    for (view, tables) in &picked.hollow {
+        warnings.push(format!(
+            "{view} is filled from tables without rows: {}",
+            tables.join(", ")
+        ));
+    }
     let blobs = subject
         .manifest
         .map_or(0, |manifest| manifest.large_objects);
