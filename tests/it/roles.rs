@@ -66,6 +66,24 @@ fn missing_roles_are_refused_with_the_choices() {
     assert!(!copy.exists());
 }
 
+/// A slip in a role's name is no role that the server has.
+#[test]
+fn a_mapped_role_that_the_backup_does_not_name_is_named() {
+    let database = Postgres::shared().create_database("unnamed");
+    database.psql("CREATE TABLE t ()");
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &database.url);
+    pgseal.ok(&["backup"]);
+    let copy = Postgres::shared().name("unnamed_copy");
+    let arguments = ["restore", "latest", "--to", &copy.url, "--mode", "new"];
+    let said = |map: &str| pgseal.fails(5, &[&arguments[..], &["--map-role", map]].concat());
+    let slip = said("nosuch=postgres");
+    assert!(slip.contains("does not name nosuch"), "{slip}");
+    assert!(!slip.contains("it has nosuch"), "{slip}");
+    let present = said("postgres=postgres");
+    assert!(present.contains("and it has postgres"), "{present}");
+}
+
 #[test]
 fn missing_roles_are_made() {
     let (database, pgseal, roles) = without_roles("made");

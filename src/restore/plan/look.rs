@@ -89,6 +89,8 @@ pub(super) struct Seen {
     pub(super) live: Option<Live>,
     pub(super) holds_catalog: bool,
     pub(super) missing_roles: Vec<String>,
+    /// Roles that the backup names.
+    pub(super) named_roles: BTreeSet<String>,
     /// The database is one in which our own sessions have to be.
     pub(super) is_maintenance: bool,
     pub(super) extensions: Vec<OfferedExtension>,
@@ -189,8 +191,11 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
     } else {
         (None, false)
     };
-    let missing_roles =
-        inspect::missing_roles(&mut session, &wanted_roles(subject, wishes)).await?;
+    let named_roles = named_roles(subject);
+    // And those that get the part of others.
+    let wanted = named_roles.iter().chain(wishes.role_map.values());
+    let wanted: Vec<String> = wanted.cloned().collect();
+    let missing_roles = inspect::missing_roles(&mut session, &wanted).await?;
     let mut extensions = subject
         .manifest
         .map(|manifest| manifest.database.extensions.clone())
@@ -211,12 +216,13 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         holds_catalog,
         is_maintenance: inspect::MAINTENANCE.contains(&to.database()),
         missing_roles,
+        named_roles,
         extensions,
     })
 }
 
-/// Roles that the backup's objects belong to or are granted to, and those that get the part of others.
-fn wanted_roles(subject: Subject<'_>, wishes: &Wishes) -> Vec<String> {
+/// Roles that the backup's objects belong to or are granted to.
+fn named_roles(subject: Subject<'_>) -> BTreeSet<String> {
     let mut roles: BTreeSet<String> = subject
         .manifest
         .map(|manifest| manifest.database.roles.iter().cloned().collect())
@@ -226,9 +232,7 @@ fn wanted_roles(subject: Subject<'_>, wishes: &Wishes) -> Vec<String> {
     let toc = subject.toc();
     let listed = toc.owners().into_iter().map(str::to_owned);
     roles.extend(listed.filter(|owner| !known.contains(owner)));
-    let mut wanted: Vec<String> = roles.into_iter().collect();
-    wanted.extend(wishes.role_map.values().cloned());
-    wanted
+    roles
 }
 
 fn planned(

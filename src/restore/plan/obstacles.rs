@@ -136,11 +136,22 @@ fn of_role_map(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
             "name one that exists".to_owned(),
         );
     }
-    let present: Vec<&str> = wishes
-        .role_map
-        .keys()
-        .filter(|old| !seen.missing_roles.contains(old))
+    let mapped = wishes.role_map.keys();
+    let (named, unnamed): (Vec<&str>, Vec<&str>) = mapped
         .map(String::as_str)
+        .partition(|old| seen.named_roles.contains(*old));
+    if !unnamed.is_empty() {
+        add(
+            format!(
+                "--map-role is for roles that the backup names, and it does not name {}",
+                unnamed.join(", ")
+            ),
+            "leave that out".to_owned(),
+        );
+    }
+    let present: Vec<&str> = named
+        .into_iter()
+        .filter(|old| !seen.missing_roles.iter().any(|missing| missing == old))
         .collect();
     if !present.is_empty() {
         add(
