@@ -158,6 +158,21 @@ fn a_damaged_one_goes_no_sooner_than_a_good_one() {
     );
 }
 
+/// Many of one kind may be few of all, and it is said which.
+#[test]
+fn too_many_of_one_kind_are_named() {
+    let mut backups = nightly(40);
+    backups.extend(
+        (0..30).map(|index| candidate_of(100 + index, What::Good(BackupKind::Manual), days_ago(1))),
+    );
+    let plan = plan(backups, &around(older_than(15)));
+    assert!(
+        plan.held[0].starts_with("25 scheduled backups would go at once and 15 of them stay"),
+        "{:?}",
+        plan.held
+    );
+}
+
 #[test]
 fn what_is_needed_or_not_ours_stays() {
     let mut backups = nightly(40);
