@@ -15,6 +15,7 @@ mod publication;
 mod roles;
 mod session;
 mod snapshot;
+mod statistics;
 mod surroundings;
 mod swap;
 mod target;
@@ -37,9 +38,10 @@ pub use publication::Membership;
 pub use roles::{create_role, drop_role, grant_role, reassign};
 pub use session::{Server, Session};
 pub use snapshot::{blockers, open_snapshot};
+pub use statistics::{Unanalyzed, analyze};
 pub use surroundings::{LiveDatabase, Surroundings, surroundings};
 pub use swap::{
     MAINTENANCE, Renaming, hangs_on_identity, holds_catalog, may_swap, rename_together,
 };
-pub use target::{OfferedExtension, analyze, data_folder, missing_roles, offered_extensions};
+pub use target::{OfferedExtension, data_folder, missing_roles, offered_extensions};
 pub use waiting::{Watched, end_load, until_blocked};

@@ -78,16 +78,6 @@ pub async fn offered_extensions(
         .map_err(|source| PgError::Query { doing, source })
 }
 
-/// Gathers the planner's statistics of the whole database.
-///
-/// # Errors
-/// The server refuses.
-pub async fn analyze(session: &mut Session) -> Result<(), PgError> {
-    session
-        .run("gather the planner's statistics", "ANALYZE")
-        .await
-}
-
 /// The folder that a new database's files go to. `None` where it is not on this machine, or this role may not know it.
 ///
 /// # Errors
