@@ -250,6 +250,7 @@ fn of_vault(error: &VaultError) -> ExitStatus {
 const fn of_store(error: &StoreError) -> ExitStatus {
     match error {
         StoreError::Configuration(_)
+        | StoreError::NoFolder { .. }
         | StoreError::PermissionDenied { .. }
         | StoreError::Unsigned { .. } => ExitStatus::Unprepared,
         _ => ExitStatus::Failed,

@@ -15,6 +15,8 @@ mod service;
 mod store;
 mod targets;
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,7 +42,7 @@ use crate::model::passphrase::{PASSPHRASE_CHARS_ADVISED, Passphrase};
 use crate::pg::{Clients, Search};
 use crate::queue::address::AddressError;
 use crate::schedule::ScheduleError;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoreSettings};
 use crate::vault::{ListCache, Vault};
 
 /// Why the settings cannot be used. No value of a secret is ever in it.
@@ -196,6 +198,14 @@ pub enum ConfigError {
     /// A part of the objects' names.
     #[error("BACKUP_PREFIX or BACKUP_ENVIRONMENT cannot be part of an object's name")]
     Layout(#[source] ObjectKeyError),
+    /// The store's folder is not there. A mistyped one, or one whose disk is not mounted, must not look like an empty store.
+    #[error(
+        "the folder {} of BACKUP_STORE is not there\nhint: create it, or mount the disk that it is on", root.display()
+    )]
+    NoStoreFolder {
+        /// The folder.
+        root: PathBuf,
+    },
     /// The store cannot be opened.
     #[error("open the store")]
     Open(#[source] StoreError),
@@ -358,6 +368,18 @@ impl Settings {
         }
     }
 
+    /// The first store. Its folder is made only where none is named: nobody can mistype that one.
+    async fn open_store(&self, settings: StoreSettings) -> Result<Store, ConfigError> {
+        if let (false, StoreSettings::Local { root }) = (self.store.is_named(), &settings) {
+            // It is there already, or that it is not is said in a moment.
+            let _made = DirBuilder::new().mode(0o700).create(root);
+        }
+        Store::open(settings).await.map_err(|error| match error {
+            StoreError::NoFolder { root } => ConfigError::NoStoreFolder { root },
+            other => ConfigError::Open(other),
+        })
+    }
+
     /// The store with what opens its backups.
     ///
     /// # Errors
@@ -372,7 +394,7 @@ impl Settings {
             .map_err(ConfigError::Layout)?;
         let passphrases = self.sealing.passphrases()?;
         let settings = self.store.settings(spool_folder.clone())?;
-        let store = Store::open(settings).await.map_err(ConfigError::Open)?;
+        let store = self.open_store(settings).await?;
         let second = match self.copy_store.settings(spool_folder.clone())? {
             Some(settings) => {
                 // A second store that is away must not keep backups from being made.

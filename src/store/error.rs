@@ -55,6 +55,12 @@ pub enum StoreError {
     /// A setting is missing or cannot work. The text names it.
     #[error("{0}")]
     Configuration(String),
+    /// A folder's root is not there.
+    #[error("the folder {} is not there\nhint: create it, or mount the disk that it is on", root.display())]
+    NoFolder {
+        /// The root.
+        root: PathBuf,
+    },
     /// More bytes than a limit allows.
     #[error("{operation} {key}: {bytes} bytes are more than the limit of {bytes_max}")]
     TooLarge {

@@ -47,10 +47,10 @@ impl LocalStore {
     pub(super) async fn open(root: PathBuf) -> Result<Self, StoreError> {
         let place = root.clone();
         blocking("open the store in", &place, move || {
-            let failed = |error| StoreError::io("open the store in", &root, error);
-            create_folder(&root).map_err(failed)?;
+            require_root(&root)?;
             // Absolute, so that what `describe` says means the same to whoever reads it.
-            let root = fs::canonicalize(&root).map_err(failed)?;
+            let root = fs::canonicalize(&root)
+                .map_err(|error| StoreError::io("open the store in", &root, error))?;
             Ok(Self { root: root.into() })
         })
         .await
@@ -73,10 +73,9 @@ impl LocalStore {
     }
 
     pub(super) async fn check(&self) -> Result<(), StoreError> {
-        let root = Arc::clone(&self.root);
-        blocking("write into", &self.root, move || {
-            let stage = Stage::create(&root, None)
-                .map_err(|error| StoreError::io("write into", &root, error))?;
+        self.work("write into", &self.root, |store| {
+            let stage = Stage::create(&store.root, None)
+                .map_err(|error| StoreError::io("write into", &store.root, error))?;
             drop(stage);
             Ok(())
         })
@@ -84,8 +83,11 @@ impl LocalStore {
     }
 
     pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectHead>, StoreError> {
-        let (store, key) = (self.clone(), key.clone());
-        blocking("look up", &self.path(&key), move || store.head_of(&key)).await
+        let key = key.clone();
+        self.work("look up", &self.path(&key), move |store| {
+            store.head_of(&key)
+        })
+        .await
     }
 
     pub(super) async fn put(
@@ -94,11 +96,11 @@ impl LocalStore {
         uid: Option<Uid>,
         content: Bytes,
     ) -> Result<ObjectHead, StoreError> {
-        let (store, key) = (self.clone(), key.clone());
-        blocking("write", &self.path(&key), move || {
+        let key = key.clone();
+        self.work("write", &self.path(&key), move |store| {
             let path = store.path(&key);
             let failed = |error| StoreError::io("write", &path, error);
-            let mut stage = Stage::beside(&path, uid).map_err(failed)?;
+            let mut stage = Stage::beside(&store.root, &path, uid).map_err(failed)?;
             stage.file.write_all(&content).map_err(failed)?;
             store.publish(stage, &key, uid)
         })
@@ -115,8 +117,8 @@ impl LocalStore {
         }
         let path = self.path(key);
         let staged = path.clone();
-        let stage = blocking("write", &path, move || {
-            Stage::beside(&staged, Some(uid))
+        let stage = self.work("write", &path, move |store| {
+            Stage::beside(&store.root, &staged, Some(uid))
                 .map_err(|error| StoreError::io("write", &staged, error))
         });
         let stage = stage.await?;
@@ -134,8 +136,8 @@ impl LocalStore {
     }
 
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
-        let (store, prefix) = (self.clone(), prefix.to_owned());
-        blocking("list", &self.root, move || {
+        let prefix = prefix.to_owned();
+        self.work("list", &self.root, move |store| {
             let mut objects = Vec::new();
             // Only the folder that the prefix names is read, not the whole store.
             let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -151,8 +153,8 @@ impl LocalStore {
         key: &ObjectKey,
         bytes_max: u64,
     ) -> Result<(ObjectHead, Bytes), StoreError> {
-        let (store, key) = (self.clone(), key.clone());
-        blocking("read", &self.path(&key), move || {
+        let key = key.clone();
+        self.work("read", &self.path(&key), move |store| {
             let head = store
                 .head_of(&key)?
                 .ok_or_else(|| StoreError::NotFound { key: key.clone() })?;
@@ -173,8 +175,8 @@ impl LocalStore {
 
     /// The object's own file: an open file keeps its content, whatever becomes of its name.
     pub(super) async fn fetch(&self, head: &ObjectHead) -> Result<File, StoreError> {
-        let (store, head) = (self.clone(), head.clone());
-        blocking("read", &self.path(&head.key), move || {
+        let head = head.clone();
+        self.work("read", &self.path(&head.key), move |store| {
             let path = store.path(&head.key);
             let file = match File::open(&path) {
                 Ok(file) => file,
@@ -195,8 +197,8 @@ impl LocalStore {
     }
 
     pub(super) async fn delete(&self, key: &ObjectKey) -> Result<Deleted, StoreError> {
-        let (store, key) = (self.clone(), key.clone());
-        blocking("delete", &self.path(&key), move || {
+        let key = key.clone();
+        self.work("delete", &self.path(&key), move |store| {
             let path = store.path(&key);
             let failed = |error| StoreError::io("delete", &path, error);
             let existed = remove(&path).map_err(failed)?;
@@ -220,7 +222,7 @@ impl LocalStore {
         let folder = self.path(key).parent().map(Path::to_owned);
         let folder = folder.unwrap_or_else(|| self.root.to_path_buf());
         let subject = folder.clone();
-        blocking("clean up", &subject, move || {
+        self.work("clean up", &subject, move |_| {
             let failed = |error| StoreError::io("clean up", &folder, error);
             let entries = match fs::read_dir(&folder) {
                 Ok(entries) => entries,
@@ -246,8 +248,7 @@ impl LocalStore {
         &self,
         for_longer_than: Duration,
     ) -> Result<u64, StoreError> {
-        let store = self.clone();
-        blocking("clean up", &self.root, move || {
+        self.work("clean up", &self.root, move |store| {
             let mut removed = 0;
             visit(&store.root, 0, &mut |path, metadata| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -262,6 +263,21 @@ impl LocalStore {
                 Ok(())
             })?;
             Ok(removed)
+        })
+        .await
+    }
+
+    /// File work, as far as the root is there: without it everything would look as if it had never been stored.
+    async fn work<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        subject: &Path,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        blocking(operation, subject, move || {
+            require_root(&store.root)?;
+            work(&store)
         })
         .await
     }
@@ -417,9 +433,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn beside(path: &Path, uid: Option<Uid>) -> io::Result<Self> {
+    fn beside(root: &Path, path: &Path, uid: Option<Uid>) -> io::Result<Self> {
         let folder = path.parent().unwrap_or(path);
-        create_folder(folder)?;
+        create_folder(root, folder)?;
         Self::create(folder, uid)
     }
 
@@ -525,13 +541,35 @@ fn remove(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Creates a folder and those above it, each flushed into the one that holds it.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    if folder.as_os_str().is_empty() || folder.is_dir() {
+/// Refuses a root that is not there. It is never made: a mistyped one would be a new store on the wrong disk, and so would
+/// one on a disk that is not mounted.
+fn require_root(root: &Path) -> Result<(), StoreError> {
+    let missing = || StoreError::NoFolder {
+        root: root.to_owned(),
+    };
+    match fs::metadata(root) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(missing()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Err(missing())
+        }
+        Err(error) => Err(StoreError::io("open the store in", root, error)),
+    }
+}
+
+/// Creates a folder and those between it and the root, each flushed into the one that holds it.
+fn create_folder(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
         return Ok(());
     }
-    if let Some(above) = folder.parent() {
-        create_folder(above)?;
+    match folder.parent() {
+        Some(above) if folder != root => create_folder(root, above)?,
+        _ => return Err(io::ErrorKind::NotFound.into()),
     }
     match DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => sync_folder(folder),

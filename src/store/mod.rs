@@ -47,7 +47,7 @@ pub enum Store {
 
 /// How to reach a store.
 pub enum StoreSettings {
-    /// A folder, which is created if it is not there.
+    /// A folder, which must be there.
     Local {
         /// Its path.
         root: PathBuf,
@@ -108,7 +108,7 @@ impl Store {
     /// Opens a store. A bucket is not asked yet: [`Store::check_bucket`] does.
     ///
     /// # Errors
-    /// The settings cannot work, or the folder cannot be made.
+    /// The settings cannot work, or the folder is not there.
     pub async fn open(settings: StoreSettings) -> Result<Self, StoreError> {
         match settings {
             StoreSettings::Local { root } => LocalStore::open(root).await.map(Self::Local),
@@ -116,7 +116,7 @@ impl Store {
         }
     }
 
-    /// As [`Store::open`], but a folder that cannot be made now is only refused when something is put there.
+    /// As [`Store::open`], but a folder that is not there now is only missed when something is done there.
     ///
     /// # Errors
     /// The settings cannot work.

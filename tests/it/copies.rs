@@ -523,14 +523,24 @@ fn a_folder_is_a_second_store_too() {
     let mut pgseal = first.pgseal();
     let folder = pgseal.file("second");
     pgseal.set("BACKUP_COPY_STORE", format!("file:{}", folder.display()));
-    // It is not there, and cannot be made: no reason to have no backup.
-    std::fs::write(&folder, "").unwrap();
+    // It is not there, and is not made: no reason to have no backup.
     let source = Postgres::shared().database_from("to_folder", &fixture("life.sql"), &[]);
     pgseal.set("DATABASE_URL", &source.url);
     let run = pgseal.run(&["backup", "--json"]);
     assert_eq!(run.code, 7, "{run}");
     let made: Value = serde_json::from_slice(&run.stdout).unwrap();
-    std::fs::remove_file(&folder).unwrap();
+    let said = pgseal.fails(5, &["copy", "latest"]);
+    assert!(
+        said.contains("BACKUP_COPY_") && said.contains("second is not there"),
+        "{said}"
+    );
+    let doctor = String::from_utf8(pgseal.run(&["doctor"]).stdout).unwrap();
+    assert!(
+        doctor.contains("PROBLEM  second store") && doctor.contains("second is not there"),
+        "{doctor}"
+    );
+    assert!(!folder.exists());
+    std::fs::create_dir(&folder).unwrap();
     assert_eq!(pgseal.json(&["copy", "latest"])[0]["outcome"], "copied");
     assert_eq!(
         bytes(&folder, key(&made)),
@@ -597,6 +607,7 @@ fn a_deletion_is_in_both_stores_or_in_none() {
 fn pruning_takes_no_good_copy_with_what_is_left_of_the_first() {
     let mut pgseal = Pgseal::new();
     let second = pgseal.file("second");
+    std::fs::create_dir(&second).unwrap();
     pgseal.set("BACKUP_COPY_STORE", format!("file:{}", second.display()));
     let (source, made) = backup_without_copy(&mut pgseal, "no_litter");
     let dump = pgseal.store().join(key(&made));
@@ -625,10 +636,8 @@ fn pruning_takes_no_good_copy_with_what_is_left_of_the_first() {
     assert_eq!(run.code, 0, "{run}");
     // Nothing is decided while half of the facts is missing.
     std::fs::rename(&second, pgseal.file("away")).unwrap();
-    std::fs::write(&second, "").unwrap();
-    let said = pgseal.fails(1, &["prune"]);
-    assert!(said.contains("second"), "{said}");
-    std::fs::remove_file(&second).unwrap();
+    let said = pgseal.fails(5, &["prune"]);
+    assert!(said.contains("second is not there"), "{said}");
     std::fs::rename(pgseal.file("away"), &second).unwrap();
 
     // Where the second store does not have it, it is.

@@ -249,7 +249,7 @@ fn a_superuser_is_warned_of_what_others_functions_would_do_with_his_rights() {
     server.psql("postgres", "DROP ROLE low");
 }
 
-/// Row 161: `ANALYZE` of a whole database ends with the first table that fails, and everything behind it would be without
+/// Row 166: `ANALYZE` of a whole database ends with the first table that fails, and everything behind it would be without
 /// statistics. Few rows in each: autovacuum leaves such tables alone.
 #[test]
 fn a_table_that_cannot_be_analyzed_keeps_no_other_from_its_statistics() {

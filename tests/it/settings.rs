@@ -380,6 +380,52 @@ fn each_slip_is_refused_by_its_name() {
     assert!(programs.path().join("started").exists());
 }
 
+/// Row 167: a folder that was mistyped, or whose disk is not mounted, is no store without backups, and becomes none.
+#[test]
+fn a_store_whose_folder_is_not_there_is_refused_and_never_made() {
+    let source = Postgres::shared().create_database("no_folder");
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &source.url);
+    let unmounted = pgseal.file("disk/pgseal");
+    let file = pgseal.file("file");
+    std::fs::write(&file, "").unwrap();
+    for named in [&unmounted, &file] {
+        pgseal.set("BACKUP_STORE", format!("file:{}", named.display()));
+        let said = format!(
+            "the folder {} of BACKUP_STORE is not there",
+            named.display()
+        );
+        for command in [
+            &["list"][..],
+            &["backup"],
+            &["verify", "latest"],
+            &["prune"],
+        ] {
+            let refused = pgseal.fails(5, command);
+            assert!(
+                refused.contains(&said) && refused.contains("hint: create it, or mount the disk"),
+                "{command:?}: {refused}"
+            );
+        }
+        let doctor = pgseal.run(&["doctor"]);
+        assert_eq!(doctor.code, 5, "{doctor}");
+        let found = String::from_utf8(doctor.stdout).unwrap();
+        assert!(
+            found.contains("PROBLEM") && found.contains(&said),
+            "{found}"
+        );
+    }
+    assert!(!pgseal.file("disk").exists());
+    assert_eq!(std::fs::read(&file).unwrap(), b"");
+    // The one that stands in where none is named, nobody can mistype.
+    pgseal.unset("BACKUP_STORE").ok(&["list"]);
+    assert!(pgseal.file("pgseal-backups").is_dir());
+    std::fs::create_dir_all(&unmounted).unwrap();
+    pgseal.set("BACKUP_STORE", format!("file:{}", unmounted.display()));
+    pgseal.ok(&["backup"]);
+    assert!(unmounted.join("backups/prod").is_dir());
+}
+
 /// Row 73: a secret that is no text would be sealed with something that nobody can type; a short one is warned about, and used.
 #[test]
 fn a_passphrase_is_taken_as_it_is_or_not_at_all() {
