@@ -1,10 +1,15 @@
 //! What somebody should know of a backup before its content takes the place of another.
 
+use std::time::Duration;
+
 use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::Verdict;
 use crate::restore::plan::Way;
 use crate::vault::Vault;
+
+/// So long a restore waits for what only makes its warnings better.
+const ASKED_FOR: Duration = Duration::from_secs(10);
 
 /// What the manifest alone says: of another database, or without the rows of some tables.
 pub(super) fn of_content(manifest: &Manifest, database: &str, way: Way) -> Vec<String> {
@@ -37,8 +42,13 @@ pub(super) fn rows_left_out(manifest: &Manifest) -> Option<String> {
 }
 
 /// What the store says of it beside its manifest: that it looked wrong, or could not be restored. It is said as far as
-/// it can be found out: nobody is kept from restoring by a listing that fails.
+/// it can be found out soon: nobody is kept from restoring by a store that is away.
 pub(super) async fn of_reputation(vault: &Vault, manifest: &Manifest) -> Vec<String> {
+    let asked = tokio::time::timeout(ASKED_FOR, asked(&vault.in_haste(), manifest)).await;
+    asked.unwrap_or_default()
+}
+
+async fn asked(vault: &Vault, manifest: &Manifest) -> Vec<String> {
     let mut cautions = Vec::new();
     match vault.looks_wrong(manifest).await {
         Ok(Some(reason)) => cautions.push(format!(

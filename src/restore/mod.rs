@@ -386,7 +386,8 @@ async fn prove(
         .map_err(RestoreError::Prepare)?;
     let mut warnings = match &found.entry {
         Entry::Complete(manifest) => {
-            let mut warnings = caution::of_reputation(&stages.vault, manifest).await;
+            let vault = stages.vault.with(found.copy);
+            let mut warnings = caution::of_reputation(&vault, manifest).await;
             warnings.extend(target.suits(manifest, &wishes).await?);
             warnings
         }

@@ -190,7 +190,8 @@ impl Vault {
     }
 
     /// Where another copy is at hand, nobody waits long for this one.
-    pub(super) fn in_haste(&self) -> Self {
+    #[must_use]
+    pub fn in_haste(&self) -> Self {
         Self {
             store: self.store.in_haste(),
             ..self.clone()
