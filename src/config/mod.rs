@@ -394,8 +394,15 @@ impl Settings {
             .map_err(ConfigError::Layout)?;
         let passphrases = self.sealing.passphrases()?;
         let settings = self.store.settings(spool_folder.clone())?;
-        let store = self.open_store(settings).await?;
-        let second = match self.copy_store.settings(spool_folder.clone())? {
+        let second = self.copy_store.settings(spool_folder.clone())?;
+        let store = if second.is_some() && self.store.is_named() {
+            // What is asked of one whose folder is gone fails, and the second one is asked instead.
+            let store = Store::open_or_later(settings).await;
+            store.map_err(ConfigError::Open)?
+        } else {
+            self.open_store(settings).await?
+        };
+        let second = match second {
             Some(settings) => {
                 // A second store that is away must not keep backups from being made.
                 let second = Store::open_or_later(settings).await;

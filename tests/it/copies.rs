@@ -399,6 +399,37 @@ fn a_first_store_that_is_down_keeps_nobody_from_restoring() {
     assert_eq!(listed[1]["name"], made["name"]);
 }
 
+/// The first store's folder is gone with its disk: the second one serves, nothing is backed up into the wrong place, and the
+/// folder is not made.
+#[test]
+fn a_first_folder_that_is_gone_keeps_nobody_from_restoring() {
+    let second = S3Server::start();
+    let mut pgseal = Pgseal::new();
+    second.set_up_copy(&mut pgseal);
+    let source = Postgres::shared().create_database("folder_gone");
+    source.psql("CREATE TABLE t AS SELECT generate_series(1, 9) AS i");
+    pgseal.set("DATABASE_URL", &source.url);
+    let made = pgseal.json(&["backup"]);
+    let root = pgseal.store();
+    std::fs::rename(&root, root.with_extension("gone")).unwrap();
+    pgseal.fails(7, &["verify", "latest"]);
+    let listed = pgseal.json(&["list"]);
+    assert_eq!(listed[0]["name"], made["name"]);
+    source.psql("DROP TABLE t");
+    pgseal.json(&[
+        "restore",
+        "latest",
+        "--to",
+        &source.url,
+        "--mode",
+        "in-place",
+    ]);
+    assert_eq!(source.psql("SELECT count(*) FROM t"), "9");
+    let refused = pgseal.fails(5, &["backup"]);
+    assert!(refused.contains("is not there"), "{refused}");
+    assert!(!root.exists());
+}
+
 /// Killed anywhere, a copy leaves nothing that looks like a backup, and the next one completes it.
 #[test]
 fn a_copy_that_was_killed_leaves_no_backup() {
