@@ -18,7 +18,8 @@ use super::problem::{Problem, ProblemDocument};
 use super::records::{Page, RestoreRecord};
 use super::{Api, Confirmation, Target};
 use crate::catalog::{
-    Act, BackupRow, CopyState, Health, JobStatus, RestoreFilter, RestoreMode, RestoreRow, Task,
+    Act, BackupRow, CopyState, Health, JobStatus, ProofState, RestoreFilter, RestoreMode,
+    RestoreRow, Task,
 };
 use crate::dispatch::{RestoreWanted, SafetyBackup};
 use crate::model::choices::{Choices, MissingRoles};
@@ -364,17 +365,21 @@ async fn planned(api: &Api, id: BackupId, body: &RestoreBody) -> Result<RestoreP
     }
     restore::require_selected(&manifest, &wishes).map_err(|error| unselected(&error))?;
     let changes = changes(&target.connection, &manifest, &wishes).await;
+    if row.proof == ProofState::Failed {
+        warnings.push("the last drill of this backup FAILED".to_owned());
+    }
     if changes.is_none() {
         warnings.push(
             "the target could not be looked at, so nothing is known of what it holds now"
                 .to_owned(),
         );
-    }
-    if manifest.database.name != target.database {
-        warnings.push(format!(
-            "the backup is of database {}, and the target's is {}",
-            manifest.database.name, target.database
-        ));
+        // What was looked at says so itself.
+        if manifest.database.name != target.database {
+            warnings.push(format!(
+                "the backup is of database {}, and the target's is {}",
+                manifest.database.name, target.database
+            ));
+        }
     }
     Ok(RestorePlan {
         backup_id: id.get(),

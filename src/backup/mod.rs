@@ -30,7 +30,7 @@ use crate::pg::{Client, Clients, DumpCompression, DumpRequest, PgError, Severity
 use crate::progress::Progress;
 use crate::seal::{Packing, Sealed};
 use crate::store::{ObjectHead, Upload};
-use crate::vault::Vault;
+use crate::vault::{ListCache, Vault};
 
 /// The fastest level that stores at most 1.15 times what pg_dump's own default does (measured; the README shows the trade).
 const ZLIB_LEVEL_DEFAULT: u8 = 3;
@@ -47,6 +47,8 @@ const STALE_AFTER: Duration = Duration::from_hours(24);
 pub struct Stages {
     /// Where backups are, and what opens them.
     pub vault: Vault,
+    /// What listings remember.
+    pub list_cache: ListCache,
     /// The client programs on this machine.
     pub clients: Clients,
     /// The time: an argument, so that tests can choose it.

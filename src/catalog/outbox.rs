@@ -90,26 +90,6 @@ pub struct Undelivered {
 }
 
 impl Catalog {
-    /// Records an event that no row's change of state tells. `once_within`: not where the target has had the same kind
-    /// within that time. Whether it was recorded.
-    ///
-    /// # Errors
-    /// The catalog fails.
-    pub async fn tell(
-        &self,
-        kind: EventKind,
-        target: &str,
-        facts: &Facts,
-        once_within: Option<Duration>,
-    ) -> Result<bool, CatalogError> {
-        let doing = "record an event";
-        let mut transaction = self.begin(doing).await?;
-        let told = tell_in(&mut transaction, kind, target, facts, once_within).await;
-        let told = told.map_err(self.failed(doing))?;
-        transaction.commit().await.map_err(self.failed(doing))?;
-        Ok(told)
-    }
-
     /// Records an event and a delivery for each of its routes, for whoever knows both: workers see to the rest.
     ///
     /// # Errors
@@ -339,7 +319,8 @@ impl Catalog {
     }
 }
 
-/// As [`Catalog::tell`], in the transaction of the change that it tells of.
+/// Records an event that no row's change of state tells, in the transaction of the change that it tells of. `once_within`: not
+/// where the target has had the same kind within that time. Whether it was recorded.
 pub(super) async fn tell_in(
     session: &mut PgConnection,
     kind: EventKind,

@@ -10,14 +10,11 @@ use super::{Context, TargetArgs};
 use crate::config::{self, ScheduleArgs};
 use crate::dispatch::DrillTimetable;
 use crate::model::explanation::explain;
-use crate::model::ids::Uid;
 use crate::model::kind::BackupKind;
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::Verdict;
-use crate::model::summary::Summary;
-use crate::model::suspicion::{Measured, suspicious};
 use crate::model::target::TargetName;
-use crate::vault::{Listed, Vault, VaultError, Which};
+use crate::vault::{Listed, Vault, VaultError, Which, complete};
 
 const AFTER_HELP: &str = "\
 States: complete (can be restored) · foreign (made by hand or another tool, without a manifest; can be verified, fetched \
@@ -59,7 +56,7 @@ impl ListArgs {
         }
         let vault = vault.with(which);
         let now = (context.clock)();
-        let strange = strange(&vault, &listed).await?;
+        let strange = vault.strange(&listed).await?;
         let records: Vec<Record> = listed
             .iter()
             .map(|listed| {
@@ -221,18 +218,4 @@ fn copied(
     let key = ObjectKey::parse(&listed.key).ok()?;
     let is_there = copies.get(&key) == Some(&summary.sealed_bytes);
     Some(if is_there { "copied" } else { "none" })
-}
-
-fn complete(listed: &[Listed]) -> impl Iterator<Item = &Summary> {
-    let complete = listed.iter().filter(|listed| listed.state == "complete");
-    complete.filter_map(|listed| listed.summary.as_ref())
-}
-
-/// What looks wrong and was not accepted. Marks are asked for only where something does.
-async fn strange(vault: &Vault, listed: &[Listed]) -> anyhow::Result<BTreeMap<Uid, String>> {
-    let measured: Vec<Measured> = complete(listed).map(Measured::from).collect();
-    if suspicious(&measured, &BTreeSet::new()).is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    Ok(suspicious(&measured, &vault.marks().await?.accepted))
 }

@@ -108,12 +108,7 @@ impl RestoreArgs {
         if self.plan.plan {
             let progress = Arc::new(Progress::default());
             let planning = Box::pin(restore::planned(
-                &stages,
-                found?.entry,
-                &to,
-                &wishes,
-                limits,
-                &progress,
+                &stages, found?, &to, &wishes, limits, &progress,
             ));
             let planned = context.cancel.run_until_cancelled(planning);
             let planned = context.progress.show(&progress, planned).await;

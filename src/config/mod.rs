@@ -350,6 +350,7 @@ impl Settings {
         };
         Ok(Stages {
             vault,
+            list_cache: list_cache(),
             clients: self.clients().await?,
             clock,
             settings,

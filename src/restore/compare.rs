@@ -74,7 +74,7 @@ fn without_statistics(failed: &[Unanalyzed]) -> Option<String> {
         more => format!(" and {more} more"),
     };
     Some(format!(
-        "gather the planner's statistics of {}{more}: the other tables have theirs; mend these and run ANALYZE by hand",
+        "gather the planner's statistics of {}{more}: the other tables that this role may analyze have theirs; mend these and run ANALYZE by hand",
         first.join(", ")
     ))
 }

@@ -20,8 +20,8 @@ use crate::model::manifest::Manifest;
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::{Proof, Verdict};
 use crate::model::target::TargetName;
+use crate::pg::PgError;
 use crate::pg::inspect::{self, Depth, Session};
-use crate::pg::{Ended, PgError};
 use crate::progress::Progress;
 use crate::restore::caution::rows_left_out;
 use crate::vault::{Entry, Found, Limits, VaultError, Which};
@@ -363,7 +363,7 @@ async fn cannot_be_judged(server: &Connection) -> Option<String> {
 }
 
 /// What pg_restore says where the server is the reason and not the archive, in PostgreSQL's words.
-const SERVER_REASONS: [&str; 14] = [
+const SERVER_REASONS: [&str; 9] = [
     "No space left on device",
     "could not connect",
     "connection to server",
@@ -373,19 +373,56 @@ const SERVER_REASONS: [&str; 14] = [
     "out of memory",
     "out of shared memory",
     "too many connections",
-    // What this server was built without, or has no library for, such as XML, ICU or lz4.
-    "not supported",
-    "unsupported",
+];
+
+/// What the server itself says where it was built without something, has no library for it, or allows the role too little. In
+/// the lines of its errors alone: the statement and the rows, which pg_restore shows too, may have any words.
+const SERVER_LACKS: [&str; 7] = [
+    "unsupported XML feature",
+    "not supported in this build",
+    "not supported by this build",
+    "compression method lz4 not supported",
     "could not access file",
-    // What its settings allow this role.
     "temp_file_limit",
-    "canceling statement",
+    "canceling statement due to",
 ];
 
 fn is_of_server(error: &VaultError) -> bool {
     let VaultError::Pg(PgError::Client { stderr, ended, .. }) = error else {
         return false;
     };
-    // Nobody ends pg_restore by a signal but the kernel that has no memory left, or somebody's hand.
-    matches!(ended, Ended::Signal(_)) || SERVER_REASONS.iter().any(|reason| stderr.contains(reason))
+    let mut errors = stderr.lines().filter(|line| line.contains("ERROR: "));
+    ended.is_from_outside()
+        || SERVER_REASONS.iter().any(|reason| stderr.contains(reason))
+        || errors.any(|line| SERVER_LACKS.iter().any(|lack| line.contains(lack)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::Ended;
+
+    #[test]
+    fn only_what_the_server_says_itself_is_its_fault() {
+        let of_server = |ended, stderr: &str| {
+            is_of_server(&VaultError::Pg(PgError::Client {
+                program: "pg_restore",
+                ended,
+                stderr: stderr.to_owned(),
+            }))
+        };
+        let failed = Ended::Code(1);
+        let xml = "pg_restore: error: COPY failed for table \"t\": ERROR:  unsupported XML feature\nDETAIL:  libxml";
+        assert!(of_server(failed, xml));
+        assert!(of_server(
+            failed,
+            "pg_restore: error: could not execute query: ERROR:  ICU is not supported in this build"
+        ));
+        assert!(of_server(Ended::Signal(9), ""));
+        let of_backup = "pg_restore: error: could not execute query: ERROR:  function one() does not exist\n\
+            Command was: CREATE VIEW v AS SELECT 'unsupported XML feature', 'ICU is not supported in this build';";
+        assert!(!of_server(failed, of_backup));
+        // A crash is nobody's wish.
+        assert!(!of_server(Ended::Signal(11), ""));
+    }
 }

@@ -149,10 +149,12 @@ pub async fn run(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Restored, RestoreError> {
-    let interruptible = cancel
-        .run_until_cancelled(Box::pin(prove(stages, request, progress)))
-        .await;
-    let proven = interruptible.ok_or(RestoreError::Interrupted(None))??;
+    let asked = caution::of_reputation(stages, &request.found);
+    let proving = Box::pin(prove(stages, request, progress));
+    // Beside what takes longer; where that fails, nobody waits for the other.
+    let both = async { tokio::try_join!(proving, async { Ok(asked.await) }) };
+    let interruptible = cancel.run_until_cancelled(Box::pin(both)).await;
+    let (proven, cautions) = interruptible.ok_or(RestoreError::Interrupted(None))??;
     let database = proven.to.database().to_owned();
     let mut lock = TargetLock::take(&proven.to)
         .await
@@ -172,7 +174,8 @@ pub async fn run(
         kept,
         warnings: of_load,
     } = restored?;
-    let mut warnings = proven.warnings;
+    let mut warnings = cautions;
+    warnings.extend(proven.warnings);
     warnings.extend(proven.carried_out.warnings);
     warnings.extend(made.report(&proven.plan));
     warnings.extend(of_load);
@@ -248,21 +251,22 @@ pub fn require_selected(manifest: &Manifest, wishes: &Wishes) -> Result<(), Rest
 /// The server or the store fails, or what was selected is not in the backup.
 pub async fn planned(
     stages: &Stages,
-    entry: Entry,
+    found: Found,
     to: &Connection,
     wishes: &Wishes,
     limits: Limits,
     progress: &Arc<Progress>,
 ) -> Result<Plan, RestoreError> {
-    if let Entry::Complete(manifest) = &entry {
+    if let Entry::Complete(manifest) = &found.entry {
         progress.start_stage("look at the target");
-        let mut plan = plan::look(to, Subject::of(manifest), wishes).await?;
-        plan.warnings
-            .extend(caution::of_reputation(&stages.vault, manifest).await);
+        let asked = async { Ok(caution::of_reputation(stages, &found).await) };
+        let looking = Box::pin(plan::look(to, Subject::of(manifest), wishes));
+        let (mut plan, cautions) = tokio::try_join!(looking, asked)?;
+        plan.warnings.extend(cautions);
         return Ok(plan);
     }
     let listed = async {
-        let fetched = stages.vault.fetch(entry, progress).await?;
+        let fetched = stages.vault.fetch(found.entry, progress).await?;
         stages
             .vault
             .authenticate(&fetched, limits, progress)
@@ -385,12 +389,7 @@ async fn prove(
         .await
         .map_err(RestoreError::Prepare)?;
     let mut warnings = match &found.entry {
-        Entry::Complete(manifest) => {
-            let vault = stages.vault.with(found.copy);
-            let mut warnings = caution::of_reputation(&vault, manifest).await;
-            warnings.extend(target.suits(manifest, &wishes).await?);
-            warnings
-        }
+        Entry::Complete(manifest) => target.suits(manifest, &wishes).await?,
         _ => Vec::new(),
     };
     let server = target.server_major();

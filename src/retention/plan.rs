@@ -425,12 +425,12 @@ fn too_many(decisions: &[Decision], around: &Circumstances) -> Option<String> {
     many.map(|many| format!("{many}; pgseal prune --many says that this is meant"))
 }
 
-/// Whether a moment is less than `age` ago; beyond the calendar, nothing is old.
 fn is_young(of: &Candidate, rules: &Rules, now: OffsetDateTime) -> bool {
     let age_max = rules.age_max;
     age_max.is_some_and(|age| is_younger(of.made_at, age, now))
 }
 
+/// Whether a moment is less than `age` ago; beyond the calendar, nothing is old.
 fn is_younger(at: OffsetDateTime, age: Duration, now: OffsetDateTime) -> bool {
     let oldest = time::Duration::try_from(age).ok();
     let oldest = oldest.and_then(|age| now.checked_sub(age));

@@ -1,15 +1,13 @@
 //! Listing: every dump in the store with what its manifest says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::cache::{Known, KnownProof, ListCache};
-use super::listed::{Disagreement, Listed, disagreement};
+use super::listed::{Disagreement, Listed, complete, disagreement};
 use super::{Bare, Entry, Vault, VaultError};
 use crate::model::ids::Uid;
-use crate::model::manifest::Manifest;
 use crate::model::object_key::{DUMP_SUFFIX, MANIFEST_SUFFIX, ObjectKey};
 use crate::model::proof::Proof;
 use crate::model::suspicion::{Measured, suspicious};
@@ -17,11 +15,6 @@ use crate::store::ListedObject;
 
 /// Manifests that are fetched and opened at once. Each takes tens of milliseconds of computing and a round trip.
 pub(super) const MANIFESTS_AT_ONCE: usize = 16;
-
-/// So many backups before one tell whether that one is strange.
-const LOOKED_AT_BEFORE: usize = 16;
-/// The store's clock and ours may differ by this much; what is younger by the manifest's own time does not count.
-const CLOCKS_APART: Duration = Duration::from_hours(1);
 
 /// A dump and its manifest, as far as the listing shows them.
 #[derive(Default)]
@@ -110,36 +103,17 @@ impl Vault {
         }
     }
 
-    /// Why a backup looks wrong beside those before it, as [`suspicious`] has it; `None`: it does not, or somebody has
-    /// accepted it. The last few before it are looked at.
+    /// What looks wrong beside what is before it in a listing, and was not accepted. Marks are asked for only where something
+    /// does.
     ///
     /// # Errors
     /// The store fails.
-    pub async fn looks_wrong(&self, manifest: &Manifest) -> Result<Option<String>, VaultError> {
-        let mut before: Vec<(ListedObject, ObjectKey)> = Vec::new();
-        for (key, pair) in self.pairs().await? {
-            let made = pair.manifest.filter(|_| pair.dump.is_some());
-            before.extend(
-                made.filter(|_| key.as_str() != manifest.object_key)
-                    .map(|made| (made, key)),
-            );
+    pub async fn strange(&self, listed: &[Listed]) -> Result<BTreeMap<Uid, String>, VaultError> {
+        let measured: Vec<Measured> = complete(listed).map(Measured::from).collect();
+        if suspicious(&measured, &BTreeSet::new()).is_empty() {
+            return Ok(BTreeMap::new());
         }
-        before.retain(|(made, _)| made.modified <= manifest.finished_at + CLOCKS_APART);
-        before.sort_by_key(|(made, _)| std::cmp::Reverse(made.modified));
-        before.truncate(LOOKED_AT_BEFORE);
-        let read = futures_util::stream::iter(before)
-            .map(async |(_, key)| self.read_manifest(&key).await)
-            .buffer_unordered(MANIFESTS_AT_ONCE);
-        let read: Vec<Result<Manifest, VaultError>> = read.collect().await;
-        let mut measured: Vec<Measured> = read.iter().flatten().map(Measured::from).collect();
-        measured.retain(|of| of.at < manifest.started_at);
-        measured.push(Measured::from(manifest));
-        let reason =
-            |accepted: &BTreeSet<Uid>| suspicious(&measured, accepted).remove(&manifest.uid);
-        match reason(&BTreeSet::new()) {
-            Some(_) => Ok(reason(&self.marks().await?.accepted)),
-            None => Ok(None),
-        }
+        Ok(suspicious(&measured, &self.marks().await?.accepted))
     }
 
     /// The dumps and manifests in this target's folder, by the dump's key.

@@ -27,6 +27,12 @@ pub struct Listed {
     pub proof: Option<Proof>,
 }
 
+/// What a listing's complete backups are.
+pub fn complete(listed: &[Listed]) -> impl Iterator<Item = &Summary> {
+    let complete = listed.iter().filter(|listed| listed.state == "complete");
+    complete.filter_map(|listed| listed.summary.as_ref())
+}
+
 impl Listed {
     /// When it was made: what the manifest says, else what the store says.
     #[must_use]

@@ -28,7 +28,7 @@ pub use copy_error::CopyError;
 pub use either::{Found, Which};
 pub use error::VaultError;
 pub use find::Selector;
-pub use listed::Listed;
+pub use listed::{Listed, complete};
 pub use marks::{Mark, Marks};
 
 use crate::model::ids::Uid;

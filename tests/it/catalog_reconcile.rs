@@ -13,7 +13,7 @@ use pgseal::pg::{Clients, Search};
 use pgseal::progress::Progress;
 use pgseal::reconcile::{Reconciled, reconcile};
 use pgseal::store::{Store, StoreSettings};
-use pgseal::vault::Vault;
+use pgseal::vault::{ListCache, Vault};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +61,7 @@ impl World<'_> {
                 layout: Layout::new("backups", "prod").unwrap(),
                 spool_folder: pgseal.file("spool"),
             },
+            list_cache: ListCache::new(None),
             clients: Clients::find(&search).await,
             clock: OffsetDateTime::now_utc,
             settings: BackupSettings::default(),

@@ -19,7 +19,7 @@ use pgseal::queue::job::Functions;
 use pgseal::queue::rq::keys::Keys;
 use pgseal::queue::rq::names::QueueName;
 use pgseal::store::{Store, StoreSettings};
-use pgseal::vault::Vault;
+use pgseal::vault::{ListCache, Vault};
 use pgseal::worker::{State, Stop, Times, Until, Worker};
 use rustix::process::Signal;
 use serde_json::json;
@@ -421,6 +421,7 @@ async fn worker(service: &Service) -> Worker {
                 layout: Layout::new("backups", "prod").unwrap(),
                 spool_folder: service.pgseal.file("spool"),
             },
+            list_cache: ListCache::new(None),
             clients: Clients::find(&search).await,
             clock,
             settings: BackupSettings::default(),

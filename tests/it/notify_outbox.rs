@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pgseal::catalog::{Ending, Failed, Route, Task};
-use pgseal::model::event::{EventKind, Facts};
+use pgseal::model::alert::Alert;
+use pgseal::model::event::EventKind;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -404,17 +405,16 @@ async fn every_end_of_a_job_is_an_event_of_its_own_transaction() {
     );
 
     // An event is told again only where that is wanted.
-    let within = Some(Duration::from_secs(3600));
-    let told = async |target| {
-        catalog
-            .tell(EventKind::BackupOverdue, target, &Facts::default(), within)
-            .await
-            .unwrap()
-    };
-    assert_eq!(
-        [told("one").await, told("one").await, told("two").await],
-        [true, false, true]
-    );
+    for target in ["one", "one", "two"] {
+        let held = Alert::RetentionHeld {
+            target: target.to_owned(),
+            reasons: vec!["a test says so".to_owned()],
+        };
+        catalog.record_event(&held).await.unwrap();
+    }
+    let told =
+        "SELECT string_agg(target, ' ' ORDER BY at) FROM pgseal.events WHERE kind = 'prune.frozen'";
+    assert_eq!(database.psql(told), "one two");
 }
 
 /// Of a switch's state only the newest counts, and what nobody takes for days is given up, and shown.

@@ -4,6 +4,7 @@ use crate::harness::cli::{Pgseal, clients};
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::fixture;
 use crate::harness::postgres::{Database, Postgres};
+use crate::targets::with_targets;
 
 fn plan(pgseal: &Pgseal, arguments: &[&str]) -> serde_json::Value {
     let mut all = vec!["restore", "latest", "--plan", "--json"];
@@ -341,4 +342,35 @@ fn what_speaks_against_a_backup_is_said_before_and_after() {
         let said = pgseal.ok(command);
         assert!(said.contains("without the rows of"), "{said}");
     }
+}
+
+/// A target's backup is compared with those of its own target, also where it is restored into another one.
+#[test]
+fn what_looks_wrong_in_its_own_folder_is_said_of_another_target_too() {
+    let server = Postgres::shared();
+    let [shop, staging] =
+        ["looked_shop", "looked_staging"].map(|name| server.create_database(name));
+    shop.psql("CREATE TABLE orders AS SELECT generate_series(1, 500) AS i");
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", server.url("postgres"));
+    with_targets(
+        &mut pgseal,
+        &format!(
+            "[targets.shop]\nurl = \"{}\"\n[targets.staging]\nurl = \"{}\"\n",
+            shop.url, staging.url
+        ),
+    );
+    let backup = || pgseal.ok(&["backup", "--target", "shop"]);
+    backup();
+    shop.psql("TRUNCATE orders");
+    // Nor does a series of small ones look right at its end.
+    for _ in 0..2 {
+        backup();
+    }
+    let plan = plan(&pgseal, &["--target", "shop", "--to", "staging"]);
+    let said = plan["warnings"].to_string();
+    assert!(
+        said.contains("SUSPICIOUS: it has 0 rows, the one before had 500"),
+        "{said}"
+    );
 }

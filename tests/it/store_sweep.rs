@@ -16,7 +16,7 @@ use pgseal::pg::{Clients, Search};
 use pgseal::progress::Progress;
 use pgseal::seal::Digester;
 use pgseal::store::{RetryPolicy, S3Settings, Store, StoreSettings};
-use pgseal::vault::{Limits, Selector, Vault};
+use pgseal::vault::{Limits, ListCache, Selector, Vault};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +119,7 @@ impl Bench {
                     layout: Layout::new("backups", "prod").unwrap(),
                     spool_folder: self.spool.path().to_owned(),
                 },
+                list_cache: ListCache::new(None),
                 clients: Clients::find(&search).await,
                 clock: OffsetDateTime::now_utc,
                 settings: BackupSettings::default(),

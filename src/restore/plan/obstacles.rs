@@ -141,9 +141,16 @@ fn of_role_map(plan: &Plan, wishes: &Wishes, seen: &Seen) -> Vec<Obstacle> {
         .map(String::as_str)
         .partition(|old| seen.named_roles.contains(*old));
     if !unnamed.is_empty() {
+        // Of a foreign one only owners are known.
+        let is_foreign = plan.from.database.is_none();
+        let knows_not = if is_foreign {
+            "nothing in it belongs to"
+        } else {
+            "it does not name"
+        };
         add(
             format!(
-                "--map-role is for roles that the backup names, and it does not name {}",
+                "--map-role is for roles that the backup names, and {knows_not} {}",
                 unnamed.join(", ")
             ),
             "leave that out".to_owned(),

@@ -25,7 +25,7 @@ pub(super) fn of_restore(
     changes: &Changes,
 ) -> Vec<String> {
     let mut warnings = subject.manifest.map_or_else(Vec::new, |manifest| {
-        caution::of_content(manifest, database, way)
+        caution::of_content(manifest, database, way, picked.is_some())
     });
     if way == Way::InPlace {
         if !changes.lost.is_empty() {
