@@ -12,17 +12,17 @@ use time::OffsetDateTime;
 use crate::harness::api::Api;
 use crate::harness::catalog::{catalog_in, complete};
 use crate::harness::cli::{Pgseal, clients};
-use crate::harness::fixture;
 use crate::harness::postgres::Postgres;
 use crate::harness::receiver::Receiver;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
+use crate::harness::{every_day, fixture};
 use crate::notify::{sent_to, set_receiver, verified};
 
 /// A service whose drills have been due every night for days; no slot has been seen yet.
 fn service_with_drills() -> Service {
     let mut service = Service::start();
-    service.pgseal.set("BACKUP_DRILL_SCHEDULE", "30 3 * * *");
+    service.pgseal.set("BACKUP_DRILL_SCHEDULE", every_day());
     let said = service.pgseal.fails(5, &["worker", "--burst"]);
     assert!(said.contains("set BACKUP_DRILL_DATABASE_URL"), "{said}");
     service.pgseal.set(
@@ -385,8 +385,8 @@ fn a_timer_makes_one_drill_for_a_slot() {
     let mut pgseal = Pgseal::new();
     pgseal
         .set("DATABASE_URL", &database.url)
-        .set("BACKUP_SCHEDULE", "15 3 * * *")
-        .set("BACKUP_DRILL_SCHEDULE", "45 3 * * *");
+        .set("BACKUP_SCHEDULE", every_day())
+        .set("BACKUP_DRILL_SCHEDULE", every_day());
     let said = pgseal.fails(5, &["run-scheduled"]);
     assert!(said.contains("BACKUP_DRILL_DATABASE_URL"), "{said}");
     pgseal.set("BACKUP_DRILL_DATABASE_URL", server.url("postgres"));

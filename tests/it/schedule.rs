@@ -4,15 +4,15 @@ use serde_json::Value;
 
 use crate::harness::api::Api;
 use crate::harness::cli::Pgseal;
-use crate::harness::fixture;
 use crate::harness::postgres::Postgres;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
+use crate::harness::{every_day, fixture};
 
 /// A service with a schedule that was first seen two days ago, and whose slots all came to nothing.
 fn overdue_service() -> Service {
     let mut service = Service::start();
-    service.pgseal.set("BACKUP_SCHEDULE", "30 2 * * *");
+    service.pgseal.set("BACKUP_SCHEDULE", every_day());
     let first = service.pgseal.json(&["run-scheduled", "--enqueue"]);
     assert_eq!(
         first["outcome"], "nothing due",
@@ -185,7 +185,7 @@ fn a_backup_of_a_clock_that_was_ahead_is_not_the_one_of_this_slot() {
     let mut pgseal = Pgseal::new();
     pgseal
         .set("DATABASE_URL", &database.url)
-        .set("BACKUP_SCHEDULE", "15 3 * * *")
+        .set("BACKUP_SCHEDULE", every_day())
         .with_clock("+3d");
     assert_eq!(pgseal.json(&["run-scheduled"])["outcome"], "made");
     pgseal.unset("LD_PRELOAD");
@@ -205,7 +205,7 @@ fn a_timer_makes_one_backup_for_a_slot() {
     let mut pgseal = Pgseal::new();
     pgseal
         .set("DATABASE_URL", &database.url)
-        .set("BACKUP_SCHEDULE", "15 3 * * *");
+        .set("BACKUP_SCHEDULE", every_day());
     pgseal.set("BACKUP_SCHEDULE_TIMEZONE", "Europe/Berlin");
     let made = pgseal.json(&["run-scheduled"]);
     assert_eq!(made["outcome"], "made");

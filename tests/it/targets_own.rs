@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::harness::api::Api;
 use crate::harness::cli::Pgseal;
-use crate::harness::fixture;
 use crate::harness::postgres::{Database, Postgres};
 use crate::harness::receiver::Receiver;
 use crate::harness::service::Service;
+use crate::harness::{every_day, fixture};
 use crate::notify::{sent_to, set_receiver};
 use crate::retention::{SCHEDULED, put, runtime, stored, vault_of};
 
@@ -48,7 +48,7 @@ fn each_target_has_its_schedule_and_its_listeners() {
     let mut service = Service::start();
     let (common, own) = (Receiver::start(), Receiver::start());
     set_receiver(&mut service.pgseal, &common);
-    service.pgseal.set("BACKUP_SCHEDULE", "30 2 * * *");
+    service.pgseal.set("BACKUP_SCHEDULE", every_day());
     // No slot of it comes while the test runs.
     let far = (time::OffsetDateTime::now_utc().minute() + 30) % 60;
     let text = format!(
@@ -292,9 +292,10 @@ fn a_timer_backs_up_every_target() {
     with_targets(
         &mut pgseal,
         &format!(
-            "[targets.broken]\nurl = 'postgres://nobody@127.0.0.1:1/x'\nschedule = '5 4 * * *'\n\
-             [targets.second]\nurl = '{}'\nschedule = '5 4 * * *'\n",
-            second.url
+            "[targets.broken]\nurl = 'postgres://nobody@127.0.0.1:1/x'\nschedule = '{due}'\n\
+             [targets.second]\nurl = '{}'\nschedule = '{due}'\n",
+            second.url,
+            due = every_day()
         ),
     );
     pgseal.set("BACKUP_SCHEDULE", "never");

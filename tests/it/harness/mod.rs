@@ -57,6 +57,13 @@ pub fn scale(quick: usize, soak: usize) -> usize {
     }
 }
 
+/// A cron expression, by UTC, of every day at the time of day that was six hours ago: what was due then is overdue by now, and
+/// nothing more comes due while a test runs, whenever it does.
+pub fn every_day() -> String {
+    let due = time::OffsetDateTime::now_utc() - time::Duration::hours(6);
+    format!("{} {} * * *", due.minute(), due.hour())
+}
+
 /// A short folder of its own: Unix sockets have paths of at most 107 bytes.
 pub fn folder() -> tempfile::TempDir {
     tempfile::Builder::new()
