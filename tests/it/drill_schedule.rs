@@ -160,6 +160,10 @@ fn a_month_s_bytes_bound_all_drills_and_nothing_is_wrong_with_the_backup() {
     service.burst();
     service.burst();
     assert_eq!(drills(&service), "2 PROVEN");
+    // It counts in this month, and in the next one, should it begin meanwhile.
+    service
+        .catalog
+        .psql("UPDATE pgseal.drills SET counted_at = counted_at + interval '1 hour'");
 
     next_night(&service);
     let said = service.burst() + &service.burst();

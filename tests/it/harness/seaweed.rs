@@ -89,6 +89,8 @@ impl Seaweed {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", &folder)
+            // It counts a lock's days in its own zone, where a day may have 23 hours.
+            .env("TZ", "UTC")
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
