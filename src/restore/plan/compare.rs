@@ -73,8 +73,15 @@ pub(super) struct Changes {
     pub(super) dropped: usize,
 }
 
-/// Compares. `order` has the entries' numbers as `--clean` has them, in the list's order; `role` restores.
-pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Changes {
+/// Compares. `order` has the entries' numbers as `--clean` has them, in the list's order; those of `inherited` go with their
+/// partition and come back with it; `role` restores.
+pub(super) fn compare(
+    toc: &Toc,
+    order: &[u32],
+    inherited: &BTreeMap<u32, String>,
+    live: &Live,
+    role: &str,
+) -> Changes {
     let places: HashMap<u32, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
     let archived: HashMap<Key<'_>, usize> = toc
         .entries
@@ -91,6 +98,12 @@ pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Chan
         dropped: graph.dropped_at.len(),
         ..Changes::default()
     };
+    let inherited: HashSet<Key<'_>> = toc
+        .entries
+        .iter()
+        .filter(|entry| inherited.contains_key(&entry.dump_id))
+        .map(key_of)
+        .collect();
     let present: HashSet<Key<'_>> = live.objects.iter().map(live_key).collect();
     for object in &live.objects {
         let item = Item::of_live(object);
@@ -99,10 +112,12 @@ pub(super) fn compare(toc: &Toc, order: &[u32], live: &Live, role: &str) -> Chan
                 changes.replaced.push(item);
             }
         } else if is_inline(object) || is_everywhere(object) {
-        } else if graph.dropped_at.contains_key(&object.id) {
-            changes.lost.push(item);
-        } else {
+        } else if !graph.dropped_at.contains_key(&object.id) {
             changes.survivors.push(item);
+        } else if inherited.contains(&live_key(object)) {
+            changes.replaced.push(item);
+        } else {
+            changes.lost.push(item);
         }
     }
     changes.take_memberships(toc, &places, live, &graph);

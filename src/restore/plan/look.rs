@@ -1,6 +1,6 @@
 //! Making a plan: what is asked of the server, and what follows from the answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::choose::{Choice, Situation, choose};
 use super::compare::{Changes, compare};
@@ -255,10 +255,12 @@ fn planned(
     };
     let left_out = left_out(&toc, picked.as_ref(), choice.way, seen);
     let order = order(subject.list, picked.as_ref(), &left_out);
+    let inherited = picked.as_ref().map(|picked| picked.inherited.clone());
+    let inherited = inherited.unwrap_or_default();
     let changes = seen
         .live
         .as_ref()
-        .map(|live| compare(&toc, &order, live, &seen.around.role))
+        .map(|live| compare(&toc, &order, &inherited, live, &seen.around.role))
         .unwrap_or_default();
     let locks = in_place.then(|| locks(&toc, &order, changes.dropped, &seen.around));
     let into = (to.database(), choice.way);
@@ -323,7 +325,7 @@ impl Plan {
             changes
         } else {
             // Everything is made.
-            compare(toc, order, &Live::default(), "")
+            compare(toc, order, &BTreeMap::new(), &Live::default(), "")
         };
         self.replaced = Items::of(replaced);
         self.created = Items::of(created);

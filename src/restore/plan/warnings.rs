@@ -61,8 +61,15 @@ fn of_selection(subject: Subject<'_>, picked: &Picked) -> Vec<String> {
     }
     if !picked.along.is_empty() {
         warnings.push(format!(
-            "made along, because what is selected needs it, tables without rows: {}",
+            "made along, because what is selected needs it, a table without its rows: {}",
             picked.along.join(", ")
+        ));
+    }
+    if !picked.inherited.is_empty() {
+        let inherited: Vec<&str> = picked.inherited.values().map(String::as_str).collect();
+        warnings.push(format!(
+            "made as the parent table has it now, and not as the backup does: {}",
+            inherited.join(", ")
         ));
     }
     for (view, tables) in &picked.hollow {
