@@ -3,7 +3,7 @@
 use crate::harness::cli::{Pgseal, clients};
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::fixture;
-use crate::harness::postgres::{Database, Postgres};
+use crate::harness::postgres::{Database, PASSWORD, Postgres};
 use crate::targets::with_targets;
 
 fn plan(pgseal: &Pgseal, arguments: &[&str]) -> serde_json::Value {
@@ -115,6 +115,61 @@ fn a_lock_table_that_is_too_small_is_found_before() {
     database.psql("DELETE FROM t0_1");
     pgseal.ok(&["restore", "latest", "--to", &database.url, "--mode", "swap"]);
     assert_same(&before, &Content::of(&server, &database.name));
+}
+
+/// A database or a role that may only read is found before anything is made, by whichever way that would write.
+#[test]
+fn what_may_only_be_read_is_found_before() {
+    let server = Postgres::shared();
+    let database = server.create_database("may_read");
+    database.psql("CREATE TABLE t AS SELECT 1 AS one");
+    let pgseal = backed_up(&database);
+    let (stored, before) = (pgseal.stored(), Content::of(server, &database.name));
+    let name = &database.name;
+    let sql = |sql: String| server.psql("postgres", &sql);
+    sql(format!(
+        "ALTER DATABASE {name} SET default_transaction_read_only = on"
+    ));
+    let in_place = [
+        "restore",
+        "latest",
+        "--to",
+        &database.url,
+        "--mode",
+        "in-place",
+    ];
+    let said = pgseal.fails(5, &in_place);
+    let remedy = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = off;");
+    assert!(
+        said.contains("may only read") && said.contains(&remedy),
+        "{said}"
+    );
+    // Another database takes its place, and that one is the backup's.
+    let swapped = plan(&pgseal, &["--to", &database.url, "--mode", "swap"]);
+    assert_eq!(swapped["is_possible"], true, "{swapped}");
+
+    sql(format!(
+        "ALTER DATABASE {name} RESET default_transaction_read_only; \
+         CREATE ROLE {name}_reads LOGIN SUPERUSER PASSWORD '{PASSWORD}'; \
+         ALTER ROLE {name}_reads SET default_transaction_read_only = on"
+    ));
+    let url = server.url_as(&format!("{name}_reads"), PASSWORD, name);
+    for mode in ["swap", "in-place"] {
+        let said = pgseal.fails(5, &["restore", "latest", "--to", &url, "--mode", mode]);
+        assert!(
+            said.contains(&format!("ALTER ROLE \"{name}_reads\" SET")),
+            "{said}"
+        );
+    }
+    sql(format!(
+        "ALTER ROLE {name}_reads RESET default_transaction_read_only"
+    ));
+    assert_eq!(pgseal.stored(), stored);
+    assert_same(&before, &Content::of(server, name));
+    database.psql("DELETE FROM t");
+    pgseal.ok(&["restore", "latest", "--to", &url, "--mode", "in-place"]);
+    assert_same(&before, &Content::of(server, name));
+    sql(format!("DROP ROLE {name}_reads"));
 }
 
 /// Row 132: an encoding, a locale and a provider that differ are said; a new database has the recorded ones.

@@ -237,6 +237,46 @@ fn missing_roles_are_left_out() {
     }
 }
 
+/// What says a role's name itself cannot be left out: that is found before anything is loaded, and making the role helps.
+#[test]
+fn a_policy_for_a_missing_role_is_found_before() {
+    let server = Postgres::shared();
+    let source = server.create_database("bound");
+    server.psql("postgres", "CREATE ROLE bound_tenant");
+    source.psql(
+        "CREATE TABLE t (i int); CREATE TABLE plain AS SELECT 1 AS one; ALTER TABLE t ENABLE ROW LEVEL SECURITY; \
+         CREATE POLICY p ON t TO bound_tenant USING (true)",
+    );
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &source.url);
+    pgseal.ok(&["backup"]);
+    source.psql("DROP POLICY p ON t");
+    server.psql("postgres", "DROP ROLE bound_tenant");
+    let stored = pgseal.stored();
+    let copy = server.name("bound_copy");
+    let into = |more: &[&'static str]| {
+        let mut all = vec!["restore", "latest", "--to", &copy.url, "--mode", "new"];
+        all.extend(more);
+        all
+    };
+    let said = pgseal.fails(5, &into(&["--skip-missing-owners"]));
+    assert!(
+        said.contains("policies or user mappings name bound_tenant"),
+        "{said}"
+    );
+    assert!(said.contains("--create-missing-roles"), "{said}");
+    assert_eq!(pgseal.stored(), stored);
+    assert!(!server.databases().contains(&copy.name));
+    // A part without the policy needs no such role.
+    pgseal.ok(&into(&["--skip-missing-owners", "--table", "public.plain"]));
+    assert_eq!(copy.psql("SELECT * FROM plain"), "1");
+    server.psql("postgres", &format!("DROP DATABASE {}", copy.name));
+    pgseal.ok(&into(&["--create-missing-roles"]));
+    let policy = "SELECT polname || ' ' || polroles::regrole[]::text FROM pg_policy";
+    assert_eq!(copy.psql(policy), "p {bound_tenant}");
+    gone(&copy, &["bound_tenant".to_owned()]);
+}
+
 /// A restore that fails takes the roles back that it made.
 #[test]
 fn roles_of_a_restore_that_failed_go_again() {

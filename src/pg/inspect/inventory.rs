@@ -10,6 +10,15 @@ use crate::model::manifest::DatabaseFacts;
 use crate::pg::error::PgError;
 
 const DOING: &str = "take the inventory of the database";
+/// Roles that anything in the database depends on: owners, grantees, policies (catalog pg_shdepend).
+const ROLES: &str = "SELECT DISTINCT r.rolname::text FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid \
+    JOIN pg_database d ON d.datname = current_database() \
+    WHERE s.refclassid = 'pg_authid'::regclass AND (s.dbid = d.oid OR (s.dbid = 0 AND s.objid = d.oid)) \
+    UNION SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = current_database() ORDER BY 1";
+/// Roles that are part of what something says, and not only its owner or grantee. The view shows the mappings to everybody,
+/// the catalog behind it to superusers.
+const BOUND_ROLES: &str = "SELECT DISTINCT r.rolname::text FROM pg_policy p JOIN pg_roles r ON r.oid = ANY (p.polroles) \
+    UNION SELECT r.rolname::text FROM pg_user_mappings m JOIN pg_roles r ON r.oid = m.umuser ORDER BY 1";
 
 /// Reads the database's facts, in the session's transaction.
 ///
@@ -26,7 +35,7 @@ pub async fn inventory(session: &mut Session) -> Result<DatabaseFacts, PgError> 
         "SELECT d.datname::text, pg_get_userbyid(d.datdba)::text, pg_database_size(d.oid), \
             pg_encoding_to_char(d.encoding)::text, d.datcollate::text, d.datctype::text, {provider}, {locale}::text, \
             {collation_version}::text, nullif(t.spcname, 'pg_default')::text, d.datconnlimit, \
-            shobj_description(d.oid, 'pg_database'), d.datacl::text[] \
+            shobj_description(d.oid, 'pg_database'), d.datacl::text[], d.datistemplate \
          FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = current_database()"
     );
     let rows = session.rows(DOING, &sql).await?;
@@ -45,7 +54,8 @@ pub async fn inventory(session: &mut Session) -> Result<DatabaseFacts, PgError> 
     .await?
     .into_iter()
     .collect();
-    facts.roles = roles(session).await?;
+    facts.roles = names(session, ROLES).await?;
+    facts.bound_roles = names(session, BOUND_ROLES).await?;
     Ok(facts)
 }
 
@@ -89,6 +99,8 @@ fn database_row(row: &PgRow) -> Result<DatabaseFacts, sqlx::Error> {
         role_settings: BTreeMap::new(),
         extensions: BTreeMap::new(),
         roles: Vec::new(),
+        bound_roles: Vec::new(),
+        is_template: row.try_get(13)?,
     })
 }
 
@@ -112,12 +124,7 @@ async fn settings(
     Ok((by_role.remove("").unwrap_or_default(), by_role))
 }
 
-/// Roles that anything in the database depends on: owners, grantees, policies (catalog pg_shdepend).
-async fn roles(session: &mut Session) -> Result<Vec<String>, PgError> {
-    let sql = "SELECT DISTINCT r.rolname::text FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid \
-        JOIN pg_database d ON d.datname = current_database() \
-        WHERE s.refclassid = 'pg_authid'::regclass AND (s.dbid = d.oid OR (s.dbid = 0 AND s.objid = d.oid)) \
-        UNION SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = current_database() ORDER BY 1";
+async fn names(session: &mut Session, sql: &str) -> Result<Vec<String>, PgError> {
     let rows = session.rows(DOING, sql).await?;
     rows.iter()
         .map(|row| row.try_get(0))

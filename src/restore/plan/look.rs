@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::choose::{Choice, Situation, choose};
 use super::compare::{Changes, compare};
-use super::obstacles::{obstacles, of_owners};
+use super::obstacles::{obstacles, of_bound_roles, of_owners};
 use super::trust::hostile;
 use super::warnings;
 use super::{
@@ -14,7 +14,7 @@ use super::{
 use crate::model::connection::Connection;
 use crate::model::manifest::Manifest;
 use crate::pg::inspect::{self, Live, LiveDatabase, OfferedExtension, Session, Surroundings};
-use crate::pg::{PgError, Toc, clean_order, dumped_by, one_line};
+use crate::pg::{Finding, PgError, Toc, clean_order, dumped_by, one_line};
 use crate::restore::RestoreError;
 use crate::restore::select::{self, Picked};
 
@@ -88,6 +88,8 @@ pub(super) struct Seen {
     pub(super) free_bytes: Option<u64>,
     pub(super) live: Option<Live>,
     pub(super) holds_catalog: bool,
+    /// Why nothing can be written, in the database and beside it.
+    pub(super) read_only: (Option<Finding>, Option<Finding>),
     pub(super) missing_roles: Vec<String>,
     /// Roles that the backup names.
     pub(super) named_roles: BTreeSet<String>,
@@ -161,6 +163,7 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         let stat = rustix::fs::statvfs(&folder).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     });
+    let nothing_beside = inspect::read_only(&mut beside).await?;
     let inside = if around.database.is_some() && wishes.way != Way::New {
         let inside = beside.connection().with_database(to.database());
         match Session::connect(&inside).await {
@@ -182,6 +185,7 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
     };
     let server = session.server();
     let (server_version, server_major) = (server.version.clone(), server.major());
+    let nothing_inside = inspect::read_only(&mut session).await?;
     let (live, holds_catalog) = if is_inside {
         let schemas = inspect::catalog_schemas(&mut session).await?;
         (
@@ -196,13 +200,7 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
     let wanted = named_roles.iter().chain(wishes.role_map.values());
     let wanted: Vec<String> = wanted.cloned().collect();
     let missing_roles = inspect::missing_roles(&mut session, &wanted).await?;
-    let mut extensions = subject
-        .manifest
-        .map(|manifest| manifest.database.extensions.clone())
-        .unwrap_or_default();
-    // Every database has it from its beginning, and no archive makes it.
-    extensions.remove("plpgsql");
-    let extensions = inspect::offered_extensions(&mut session, &extensions).await?;
+    let extensions = offered(&mut session, subject).await?;
     let answered = session.connection().hosts().first();
     let host = answered.map_or_else(String::new, |host| format!("{}:{}", host.name, host.port));
     session.close().await;
@@ -214,11 +212,26 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
         free_bytes,
         live,
         holds_catalog,
+        read_only: (nothing_inside, nothing_beside),
         is_maintenance: inspect::MAINTENANCE.contains(&to.database()),
         missing_roles,
         named_roles,
         extensions,
     })
+}
+
+/// What the server has of the backup's extensions.
+async fn offered(
+    session: &mut Session,
+    subject: Subject<'_>,
+) -> Result<Vec<OfferedExtension>, PgError> {
+    let mut extensions = subject
+        .manifest
+        .map(|manifest| manifest.database.extensions.clone())
+        .unwrap_or_default();
+    // Every database has it from its beginning, and no archive makes it.
+    extensions.remove("plpgsql");
+    inspect::offered_extensions(session, &extensions).await
 }
 
 /// Roles that the backup's objects belong to or are granted to.
@@ -299,6 +312,8 @@ fn planned(
     plan.take_changes(changes, seen.live.is_some(), &toc, &order);
     plan.obstacles = obstacles(&plan, wishes, seen, &situation, subject);
     plan.obstacles.extend(of_owners(&toc, &order, &plan, seen));
+    let bound = of_bound_roles(&toc, &order, &plan, subject);
+    plan.obstacles.extend(bound);
     plan.warnings.extend(warned.iter().cloned());
     plan.warnings.extend(hostile(&toc, &order, seen));
     plan.is_possible = plan.obstacles.is_empty() && (!in_place || plan.blockers.is_empty());

@@ -17,6 +17,15 @@ pub(super) fn obstacles(
     subject: Subject<'_>,
 ) -> Vec<Obstacle> {
     let mut found = of_way(plan, situation);
+    let (inside, beside) = &seen.read_only;
+    let nothing_written = match plan.mode {
+        Way::InPlace => inside,
+        _ => beside,
+    };
+    found.extend(nothing_written.iter().map(|finding| Obstacle {
+        found: finding.found.clone(),
+        remedy: finding.fix.clone(),
+    }));
     let mut add = |what: String, remedy: String| {
         found.push(Obstacle {
             found: what,
@@ -266,5 +275,35 @@ pub(super) fn of_owners(toc: &Toc, order: &[u32], plan: &Plan, seen: &Seen) -> O
             "as a superuser: {} or restore as a superuser",
             grants.join(" ")
         ),
+    })
+}
+
+/// Roles that policies and user mappings name: pg_restore leaves out owners and grants, and those stay as they are.
+pub(super) fn of_bound_roles(
+    toc: &Toc,
+    order: &[u32],
+    plan: &Plan,
+    subject: Subject<'_>,
+) -> Option<Obstacle> {
+    let bound = &subject.manifest?.database.bound_roles;
+    let names_any = toc
+        .entries
+        .iter()
+        .filter(|entry| ["POLICY", "USER MAPPING"].contains(&entry.kind.as_str()))
+        .any(|entry| order.contains(&entry.dump_id));
+    let missing = plan.roles.missing.iter();
+    let missing: Vec<&str> = missing
+        .filter(|role| bound.contains(role))
+        .map(String::as_str)
+        .collect();
+    if plan.roles.choice != MissingRoles::Skip || !names_any || missing.is_empty() {
+        return None;
+    }
+    Some(Obstacle {
+        found: format!(
+            "policies or user mappings name {}, whom the server does not have, and --skip-missing-owners leaves out owners and grants alone",
+            missing.join(", ")
+        ),
+        remedy: "choose --create-missing-roles or --map-role OLD=NEW".to_owned(),
     })
 }

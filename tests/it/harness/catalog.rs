@@ -157,6 +157,8 @@ fn facts() -> DatabaseFacts {
         acl: None,
         extensions: BTreeMap::new(),
         roles: Vec::new(),
+        bound_roles: Vec::new(),
+        is_template: false,
     }
 }
 
