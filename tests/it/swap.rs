@@ -21,7 +21,7 @@ pub fn properties(server: &Postgres, name: &str) -> String {
         "postgres",
         &format!(
             "SELECT pg_get_userbyid(datdba), datconnlimit, shobj_description(d.oid, 'pg_database'), datacl,
-                pg_encoding_to_char(encoding), datcollate, datctype, datallowconn, dattablespace,
+                pg_encoding_to_char(encoding), datcollate, datctype, datallowconn, datistemplate, dattablespace,
                 (SELECT array_agg(coalesce(r.rolname, '') || ' ' || setconfig::text ORDER BY r.rolname)
                  FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE setdatabase = d.oid)
              FROM pg_database d WHERE datname = '{name}'"
@@ -74,7 +74,7 @@ fn everything_is_the_backup_s_and_the_old_one_is_kept() {
         "ALTER DATABASE {name} OWNER TO swap_owner; REVOKE ALL ON DATABASE {name} FROM PUBLIC;
          GRANT CONNECT ON DATABASE {name} TO \"swap \"\"reader\" WITH GRANT OPTION;
          ALTER DATABASE {name} SET search_path TO \"$user\", shop; ALTER DATABASE {name} SET app.mode TO 'it''s';
-         ALTER DATABASE {name} CONNECTION LIMIT 17; COMMENT ON DATABASE {name} IS 'the shop''s \\\"own\\\"';
+         ALTER DATABASE {name} CONNECTION LIMIT 17; COMMENT ON DATABASE {name} IS 'the shop''s \\\"own\\\"'; ALTER DATABASE {name} IS_TEMPLATE true;
          ALTER ROLE postgres IN DATABASE {name} SET work_mem TO '7MB'"
     ));
     let (content, facts) = (Content::of(server, name), properties(server, name));
@@ -85,7 +85,8 @@ fn everything_is_the_backup_s_and_the_old_one_is_kept() {
     database.psql("DROP TABLE shop.orders CASCADE; CREATE TABLE newer AS SELECT 1");
     server.psql("postgres", &format!(
         "ALTER DATABASE {name} OWNER TO postgres; GRANT ALL ON DATABASE {name} TO PUBLIC;
-         COMMENT ON DATABASE {name} IS 'changed'; ALTER DATABASE {name} RESET ALL; ALTER DATABASE {name} CONNECTION LIMIT 5"
+         COMMENT ON DATABASE {name} IS 'changed'; ALTER DATABASE {name} RESET ALL; ALTER DATABASE {name} CONNECTION LIMIT 5;
+         ALTER DATABASE {name} IS_TEMPLATE false"
     ));
     let (damaged, damaged_facts) = (Content::of(server, name), properties(server, name));
     let restored = swap(&pgseal, &database);
@@ -126,6 +127,15 @@ fn everything_is_the_backup_s_and_the_old_one_is_kept() {
     assert_same(&content, &Content::of(server, name));
     assert_eq!(properties(server, name), facts);
     assert_eq!(kept.names(), [before]);
+    // A template is dropped all the same.
+    let template = |name: &str, is: bool| {
+        let sql = format!("ALTER DATABASE {name} IS_TEMPLATE {is}");
+        server.psql("postgres", &sql)
+    };
+    template(before, true);
+    pgseal.ok(&["kept", "drop", before, "--to", &database.url]);
+    assert_eq!(kept.names(), Vec::<String>::new());
+    template(name, false);
     drop(kept);
     drop(database);
     drop(copy);

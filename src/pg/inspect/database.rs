@@ -76,6 +76,7 @@ async fn may_use_tablespace(maintenance: &mut Session, name: &str) -> Result<boo
 /// # Errors
 /// The server refuses.
 pub async fn drop_database(maintenance: &mut Session, name: &str) -> Result<(), PgError> {
+    make_droppable(maintenance, name).await?;
     let force = if maintenance.server().major() >= 13 {
         " WITH (FORCE)"
     } else {
@@ -87,6 +88,20 @@ pub async fn drop_database(maintenance: &mut Session, name: &str) -> Result<(), 
             &format!("DROP DATABASE IF EXISTS {}{force}", identifier(name)),
         )
         .await
+}
+
+/// A template is dropped by nobody until it is none.
+pub(super) async fn make_droppable(maintenance: &mut Session, name: &str) -> Result<(), PgError> {
+    let doing = "look whether the database is a template";
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = {} AND datistemplate)",
+        literal(name)
+    );
+    if maintenance.value::<bool>(doing, &sql).await? {
+        let sql = format!("ALTER DATABASE {} IS_TEMPLATE false", identifier(name));
+        maintenance.run("drop the database", &sql).await?;
+    }
+    Ok(())
 }
 
 /// Gives the new database what the archive itself cannot: owner, privileges, settings and connection limit; the comment
@@ -104,6 +119,9 @@ pub async fn apply_properties(
             "ALTER DATABASE {database} CONNECTION LIMIT {}",
             facts.connection_limit
         ));
+    }
+    if facts.is_template {
+        statements.push(format!("ALTER DATABASE {database} IS_TEMPLATE true"));
     }
     for setting in &facts.settings {
         statements.extend(set_statement(

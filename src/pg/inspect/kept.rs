@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use super::database::{comment_statement, identifier};
+use super::database::{comment_statement, identifier, make_droppable};
 use super::lock::holder;
 use super::session::Session;
 use crate::model::kept::{KeptRecord, is_working_name};
@@ -101,6 +101,7 @@ pub async fn database_comment(
 /// # Errors
 /// Somebody is, or the server refuses.
 pub async fn drop_unused_database(maintenance: &mut Session, name: &str) -> Result<(), PgError> {
+    make_droppable(maintenance, name).await?;
     let sql = format!("DROP DATABASE {}", identifier(name));
     maintenance.run("drop the database", &sql).await
 }
