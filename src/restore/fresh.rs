@@ -91,23 +91,21 @@ impl<'a> Working<'a> {
             facts,
             warnings: Vec::new(),
         };
-        match working.make().await {
-            Ok(()) => Ok(working),
-            // It is another one's.
-            Err(error @ PgError::DatabaseExists(_)) => {
+        match inspect::create_database(&mut working.maintenance, &working.name, facts).await {
+            Ok(warning) => working.warnings.extend(warning),
+            // It is another one's, or the server made none.
+            Err(error) if matches!(error, PgError::DatabaseExists(_)) || error.is_refusal() => {
                 working.maintenance.close().await;
-                Err(RestoreError::New(error))
+                return Err(RestoreError::New(error));
             }
-            // Also where the answer was lost: it may have been made all the same.
+            // The answer was lost, and it may have been made all the same.
+            Err(error) => return working.end(Err(RestoreError::New(error))).await,
+        }
+        match inspect::write_record(&mut working.maintenance, &working.name, &working.record).await
+        {
+            Ok(()) => Ok(working),
             Err(error) => working.end(Err(RestoreError::New(error))).await,
         }
-    }
-
-    async fn make(&mut self) -> Result<(), PgError> {
-        let warning =
-            inspect::create_database(&mut self.maintenance, &self.name, self.facts).await?;
-        self.warnings.extend(warning);
-        inspect::write_record(&mut self.maintenance, &self.name, &self.record).await
     }
 
     /// Loads into it, compares, and gives it the properties that no archive holds.
