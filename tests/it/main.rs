@@ -56,6 +56,7 @@ mod majors_restore;
 mod memory;
 mod notify;
 mod notify_outbox;
+mod partitions;
 mod pickle;
 mod planning;
 mod queue;

@@ -123,60 +123,6 @@ fn a_partitioned_table_comes_with_its_partitions() {
     assert_eq!(copy.psql(keys), source.psql(keys));
 }
 
-/// A partition alone, over a parent that stays and holds on to its indexes: its rows are put back, the other partitions are not
-/// touched, and nothing fires for rows that the parent only gets back.
-#[test]
-fn a_partition_is_put_back_into_the_parent_that_is_there() {
-    let (source, pgseal) = backed_up("one_partition");
-    source.psql(
-        "CREATE TABLE public.town (id int PRIMARY KEY); INSERT INTO public.town VALUES (1); CREATE TABLE public.fired (i int); \
-         CREATE FUNCTION public.fire() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.fired VALUES (1); RETURN NEW; END$$; \
-         CREATE TABLE public.m (id int, at int, town int REFERENCES public.town, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
-         CREATE INDEX odd_name ON public.m (town); \
-         CREATE TABLE public.\"m 1\" PARTITION OF public.m FOR VALUES FROM (1) TO (100) PARTITION BY RANGE (id); \
-         CREATE TABLE public.leaf PARTITION OF public.\"m 1\" FOR VALUES FROM (1) TO (100); \
-         CREATE UNIQUE INDEX of_its_own ON public.leaf (id); COMMENT ON INDEX public.leaf_town_idx IS 'inherited'; \
-         CREATE TABLE public.other PARTITION OF public.m FOR VALUES FROM (100) TO (200); \
-         INSERT INTO public.m SELECT i, i * 10, 1 FROM generate_series(1, 15) i; \
-         CREATE TRIGGER t AFTER INSERT ON public.m FOR EACH ROW EXECUTE FUNCTION public.fire()",
-    );
-    pgseal.ok(&["backup", &source.url]);
-    let rows = "SELECT string_agg(id || ' ' || at || ' ' || tableoid::regclass, ', ' ORDER BY id) FROM public.m";
-    let before = source.psql(rows);
-    let shape = "SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid::regclass::text ~ 'leaf|m 1' \
-        UNION ALL SELECT inhrelid::regclass || ' < ' || inhparent::regclass FROM pg_inherits \
-        UNION ALL SELECT tgrelid::regclass || ' ' || tgname FROM pg_trigger WHERE tgname = 't' \
-        UNION ALL SELECT count(*)::text FROM pg_index WHERE indrelid = 'public.leaf'::regclass ORDER BY 1";
-    let whole = source.psql(shape);
-    for broken in [
-        "DELETE FROM public.leaf WHERE id < 5",
-        "DROP TABLE public.\"m 1\"",
-    ] {
-        source.psql(broken);
-        source.psql("UPDATE public.other SET town = NULL WHERE id = 12");
-        let restored = pgseal.json(&[
-            "restore",
-            "latest",
-            "--to",
-            &source.url,
-            "--mode",
-            "in-place",
-            "--table",
-            "public.m 1",
-        ]);
-        assert_eq!(source.psql(rows), before);
-        assert_eq!(source.psql(shape), whole);
-        let told = restored["warnings"].to_string();
-        assert!(
-            told.contains("made as the parent table has it now"),
-            "{told}"
-        );
-        assert!(!told.contains("not in the backup are dropped"), "{told}");
-    }
-    let kept = "SELECT (SELECT count(*) FROM public.fired), (SELECT count(*) FROM public.other WHERE town IS NULL)";
-    assert_eq!(source.psql(kept), "0|1");
-}
-
 #[test]
 fn a_schema_with_an_odd_name_comes_alone() {
     let (source, pgseal) = backed_up("schema_new");

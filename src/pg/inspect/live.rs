@@ -60,6 +60,19 @@ pub struct Live {
     pub columns: HashMap<ObjectId, Vec<LiveColumn>>,
     /// What is in publications by its own name.
     pub memberships: Vec<Membership>,
+    /// Indexes that are more to their table than an index.
+    pub marked_indexes: Vec<MarkedIndex>,
+}
+
+/// An index that is its table's replica identity, or the one that the table is clustered on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarkedIndex {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// What makes it so.
+    pub sql: String,
 }
 
 /// A column of a table.
@@ -104,11 +117,20 @@ pub async fn live(session: &mut Session) -> Result<Live, PgError> {
     for (table, column) in read(&rows, column)? {
         columns.entry(table).or_default().push(column);
     }
+    let marked = session.rows(DOING, MARKED_INDEXES).await?;
+    let marked_indexes = read(&marked, |row| {
+        Ok(MarkedIndex {
+            schema: row.try_get(0)?,
+            name: row.try_get(1)?,
+            sql: row.try_get(2)?,
+        })
+    })?;
     Ok(Live {
         objects,
         holds,
         columns,
         memberships: memberships(session).await?,
+        marked_indexes,
     })
 }
 
@@ -294,3 +316,11 @@ const COLUMNS: &str = "SELECT 'pg_class'::regclass::oid, a.attrelid, a.attname::
             AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S' \
         WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum LIMIT 1) q ON true \
     WHERE a.attnum > 0 AND NOT a.attisdropped";
+
+/// Both are said by the statement of the index in an archive, and by nothing else.
+const MARKED_INDEXES: &str = "SELECT n.nspname::text, c.relname::text, \
+        'ALTER TABLE ONLY ' || quote_ident(n.nspname) || '.' || quote_ident(t.relname) || m.mark || quote_ident(c.relname) || ';' \
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid \
+    JOIN pg_namespace n ON n.oid = t.relnamespace AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+    CROSS JOIN LATERAL (VALUES (i.indisreplident, ' REPLICA IDENTITY USING INDEX '), (i.indisclustered, ' CLUSTER ON ')) m(holds, mark) \
+    WHERE m.holds ORDER BY 1, 2, 3";

@@ -32,7 +32,7 @@ pub use kept::{
     KeptDatabase, database_comment, drop_unused_database, kept_databases, write_record,
 };
 pub use language::{Language, language};
-pub use live::{Fixed, Hold, Live, LiveColumn, LiveObject, ObjectId, live};
+pub use live::{Fixed, Hold, Live, LiveColumn, LiveObject, MarkedIndex, ObjectId, live};
 pub use lock::{TargetLock, holder, maintenance_session};
 pub use preflight::{preflight_dump, preflight_restore, require_unpooled};
 pub use publication::Membership;

@@ -268,14 +268,14 @@ fn planned(
     };
     let left_out = left_out(&toc, picked.as_ref(), choice.way, seen);
     let order = order(subject.list, picked.as_ref(), &left_out);
-    let inherited = picked.as_ref().map(|picked| picked.inherited.clone());
-    let inherited = inherited.unwrap_or_default();
+    let inherited = picked.clone().unwrap_or_default().inherited;
     let changes = seen
         .live
         .as_ref()
         .map(|live| compare(&toc, &order, &inherited, live, &seen.around.role))
         .unwrap_or_default();
-    let locks = in_place.then(|| locks(&toc, &order, changes.dropped, &seen.around));
+    let made: Vec<u32> = order.iter().chain(inherited.keys()).copied().collect();
+    let locks = in_place.then(|| locks(&toc, &made, changes.dropped, &seen.around));
     let into = (to.database(), choice.way);
     let warned = warnings::of_restore(subject, picked.as_ref(), into, &changes);
     let mut plan = Plan {
@@ -311,9 +311,9 @@ fn planned(
     };
     plan.take_changes(changes, seen.live.is_some(), &toc, &order);
     plan.obstacles = obstacles(&plan, wishes, seen, &situation, subject);
-    plan.obstacles.extend(of_owners(&toc, &order, &plan, seen));
-    let bound = of_bound_roles(&toc, &order, &plan, subject);
-    plan.obstacles.extend(bound);
+    let owners = of_owners(&toc, &order, &plan, seen).into_iter();
+    let of_roles = owners.chain(of_bound_roles(&toc, &order, &plan, subject));
+    plan.obstacles.extend(of_roles);
     plan.warnings.extend(warned.iter().cloned());
     plan.warnings.extend(hostile(&toc, &order, seen));
     plan.is_possible = plan.obstacles.is_empty() && (!in_place || plan.blockers.is_empty());
@@ -550,8 +550,8 @@ fn left_out(toc: &Toc, picked: Option<&Picked>, way: Way, seen: &Seen) -> Vec<Le
         .collect()
 }
 
-fn locks(toc: &Toc, order: &[u32], dropped: usize, around: &Surroundings) -> Locks {
-    let carried_out: BTreeSet<u32> = order.iter().copied().collect();
+fn locks(toc: &Toc, made: &[u32], dropped: usize, around: &Surroundings) -> Locks {
+    let carried_out: BTreeSet<u32> = made.iter().copied().collect();
     let made: u64 = toc
         .entries
         .iter()

@@ -72,6 +72,12 @@ fn of_selection(subject: Subject<'_>, picked: &Picked) -> Vec<String> {
             inherited.join(", ")
         ));
     }
+    if !picked.unmarked.is_empty() {
+        warnings.push(format!(
+            "none of that is a replica identity or clustered on any more; once the restore is done, and with the names that these indexes have then, run: {}",
+            picked.unmarked.join(" ")
+        ));
+    }
     for (view, tables) in &picked.hollow {
         warnings.push(format!(
             "{view} is filled from tables without rows: {}",

@@ -4,9 +4,12 @@
 //! grants, and a partitioned one with its partitions. What these need (types, functions, a parent table) comes along where
 //! the target does not have it, a sequence with its value. Nothing else is touched.
 
+mod partition;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::pg::inspect::Live;
+pub(super) use self::partition::listed;
+use crate::pg::inspect::{Live, LiveObject};
 use crate::pg::{Toc, TocEntry, one_line};
 
 /// Names that are offered for one that does not fit.
@@ -87,6 +90,8 @@ pub(super) struct Picked {
     pub(super) hollow: Vec<(String, Vec<String>)>,
     /// Indexes and keys of partitions whose parent stays, by number: it gives them to a partition that it gets.
     pub(super) inherited: BTreeMap<u32, String>,
+    /// What such an index is beside that, as a replica identity: statements that make it so again.
+    pub(super) unmarked: Vec<String>,
 }
 
 /// Why nothing could be picked.
@@ -137,7 +142,7 @@ pub(super) fn pick(
         picking.schema(name)?;
     }
     picking.parts();
-    picking.leave_to_parents();
+    picking.leave_to_parents(live);
     picking.needs();
     Ok(picking.finish())
 }
@@ -145,13 +150,6 @@ pub(super) fn pick(
 type Named = (String, Option<String>, String);
 
 fn present(live: &Live) -> BTreeSet<Named> {
-    let named = |object: &crate::pg::inspect::LiveObject| {
-        (
-            object.kind.clone(),
-            object.schema.as_deref().map(one_line),
-            one_line(&object.tag),
-        )
-    };
     let memberships = live.memberships.iter().map(|membership| {
         (
             membership.kind.clone(),
@@ -159,7 +157,23 @@ fn present(live: &Live) -> BTreeSet<Named> {
             one_line(&membership.tag),
         )
     });
-    live.objects.iter().map(named).chain(memberships).collect()
+    live.objects
+        .iter()
+        .map(named_live)
+        .chain(memberships)
+        .collect()
+}
+
+fn named_live(object: &LiveObject) -> Named {
+    (
+        object.kind.clone(),
+        object.schema.as_deref().map(one_line),
+        one_line(&object.tag),
+    )
+}
+
+fn named(entry: &TocEntry) -> Named {
+    (entry.kind.clone(), entry.schema.clone(), entry.tag.clone())
 }
 
 struct Picking<'a> {
@@ -261,8 +275,7 @@ impl<'a> Picking<'a> {
     }
 
     fn is_there(&self, entry: &TocEntry) -> bool {
-        let named = (entry.kind.clone(), entry.schema.clone(), entry.tag.clone());
-        self.there.contains(&named) || entry.kind == "SCHEMA" && entry.tag == "public"
+        self.there.contains(&named(entry)) || entry.kind == "SCHEMA" && entry.tag == "public"
     }
 
     /// Adds what belongs to what is picked, until nothing is added any more: a comment on an index on a partition.
@@ -347,57 +360,6 @@ impl<'a> Picking<'a> {
         }
     }
 
-    /// Takes out what a parent that stays holds on to: PostgreSQL drops no index and no key of a partition that is attached to
-    /// its parent's. They go with the partition, and it gets them again when it is attached.
-    fn leave_to_parents(&mut self) {
-        loop {
-            let attached = self.toc.of_kind("INDEX ATTACH");
-            let more = attached.filter_map(|attach| self.left_to_parent(attach));
-            let more: Vec<&TocEntry> = more
-                .filter(|index| !self.is_inherited(index.dump_id))
-                .collect();
-            if more.is_empty() {
-                break;
-            }
-            let titled = more.into_iter().map(|index| (index.dump_id, index.title()));
-            self.picked.inherited.extend(titled);
-        }
-        let hangs_on_inherited = |entry: &&TocEntry| {
-            PARTS.contains(&entry.kind.as_str())
-                && entry.depends_on.iter().any(|on| self.is_inherited(*on))
-        };
-        let goes = |number: &u32| {
-            let entry = self.by_number.get(number);
-            self.is_inherited(*number) || entry.is_some_and(hangs_on_inherited)
-        };
-        let stays = self.picked.entries.iter().copied();
-        self.picked.entries = stays.filter(|number| !goes(number)).collect();
-    }
-
-    fn is_inherited(&self, number: u32) -> bool {
-        self.picked.inherited.contains_key(&number)
-    }
-
-    /// The partition's side of an attached index, where its parent's stays, or is left to a parent itself.
-    fn left_to_parent(&self, attach: &TocEntry) -> Option<&'a TocEntry> {
-        let entries = attach.depends_on.iter();
-        let entries = entries.filter_map(|on| self.by_number.get(on).copied());
-        let indexes = entries.filter(|on| ["INDEX", "CONSTRAINT"].contains(&on.kind.as_str()));
-        let is_own = |index: &&TocEntry| {
-            let table = index.tag.strip_suffix(attach.tag.as_str());
-            index.schema == attach.schema
-                && table.is_some_and(|table| table.is_empty() || table.ends_with(' '))
-        };
-        let (own, parents): (Vec<&TocEntry>, Vec<&TocEntry>) = indexes.partition(is_own);
-        let stays = |index: &TocEntry| {
-            self.is_inherited(index.dump_id)
-                || !self.whole.contains(&index.dump_id) && self.is_there(index)
-        };
-        let own = own.into_iter().next();
-        let own = own.filter(|own| self.whole.contains(&own.dump_id))?;
-        parents.into_iter().any(stays).then_some(own)
-    }
-
     fn foreign_key(&mut self, entry: &TocEntry) {
         let tables = entry
             .depends_on
@@ -430,7 +392,8 @@ impl<'a> Picking<'a> {
                     continue;
                 };
                 let is_made = self.picked.entries.contains(on) || self.is_inherited(*on);
-                if is_made || self.is_there(needed) {
+                // A foreign key waits for the parent's indexes to be whole; those of a parent that stays are.
+                if is_made || needed.kind == "INDEX ATTACH" || self.is_there(needed) {
                     continue;
                 }
                 self.picked.entries.insert(*on);
@@ -531,30 +494,6 @@ fn distance(one: &str, two: &str) -> usize {
         }
     }
     row[two.len()]
-}
-
-/// The archive's list, with these entries alone. A partition whose parent stays is attached behind the rows: earlier, they
-/// would be new rows to the parent's triggers.
-#[must_use]
-pub(super) fn listed(toc: &Toc, entries: &BTreeSet<u32>) -> String {
-    let lines = toc.entries.iter();
-    let mut lines: Vec<&TocEntry> = lines
-        .filter(|entry| entries.contains(&entry.dump_id))
-        .collect();
-    let waits = |entry: &&TocEntry| {
-        let is_all_new = entry.depends_on.iter().all(|on| entries.contains(on));
-        entry.kind == "TABLE ATTACH" && !is_all_new
-    };
-    if let Some(rows) = lines.iter().rposition(|entry| entry.kind == "TABLE DATA") {
-        let (waiting, first): (Vec<&TocEntry>, Vec<&TocEntry>) =
-            lines[..=rows].iter().partition(|entry| waits(entry));
-        let behind = lines.split_off(rows + 1);
-        lines = [first, waiting, behind].concat();
-    }
-    lines
-        .into_iter()
-        .map(|entry| format!("{}\n", entry.line))
-        .collect()
 }
 
 #[cfg(test)]
