@@ -138,9 +138,9 @@ pub struct DatabaseFacts {
     pub extensions: BTreeMap<String, String>,
     /// Roles that own something or are granted something in it.
     pub roles: Vec<String>,
-    /// Those among them that policies and user mappings name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub bound_roles: Vec<String>,
+    /// Those among them that policies and user mappings name, each with their entries' titles: `POLICY public.orders tenant`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bound_roles: BTreeMap<String, Vec<String>>,
     /// `IS_TEMPLATE`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_template: bool,

@@ -169,6 +169,11 @@ fn what_may_only_be_read_is_found_before() {
     database.psql("DELETE FROM t");
     pgseal.ok(&["restore", "latest", "--to", &url, "--mode", "in-place"]);
     assert_same(&before, &Content::of(server, name));
+    sql(format!(
+        "ALTER ROLE {name}_reads SET default_transaction_read_only = on"
+    ));
+    let drilled = pgseal.run(&["drill", "latest", "--to", &url]);
+    assert!(drilled.stderr.contains("UNVERIFIABLE"), "{drilled}");
     sql(format!("DROP ROLE {name}_reads"));
 }
 

@@ -13,7 +13,8 @@ fn without_roles(prefix: &str) -> (Database<'static>, Pgseal, [String; 2]) {
         "CREATE ROLE {owner}; CREATE ROLE {reader}; CREATE SCHEMA s AUTHORIZATION {owner}; \
          CREATE TABLE s.t AS SELECT generate_series(1, 9) i; ALTER TABLE s.t OWNER TO {owner}; \
          CREATE FUNCTION s.f(integer) RETURNS integer LANGUAGE sql AS 'SELECT $1'; ALTER FUNCTION s.f(integer) OWNER TO {owner}; \
-         GRANT SELECT ON s.t TO {reader}"
+         GRANT SELECT ON s.t TO {reader}; ALTER ROLE {reader} IN DATABASE {} SET work_mem TO '7MB'",
+        database.name
     ));
     let mut pgseal = Pgseal::new();
     pgseal.set("DATABASE_URL", &database.url);
@@ -228,6 +229,13 @@ fn missing_roles_are_left_out() {
                 .contains("all grants were left out"),
             "{restored}"
         );
+        // Of a new one, with the name that it has by now.
+        let setting = format!("IN DATABASE \\\"{}\\\" SET", to.name);
+        assert_eq!(
+            restored["warnings"].to_string().contains(&setting),
+            mode == "new",
+            "{restored}"
+        );
         assert_eq!(to.psql(OWNERS), "postgres");
         assert_eq!(
             to.psql("SELECT relacl IS NULL FROM pg_class WHERE oid = 's.t'::regclass"),
@@ -242,16 +250,20 @@ fn missing_roles_are_left_out() {
 fn a_policy_for_a_missing_role_is_found_before() {
     let server = Postgres::shared();
     let source = server.create_database("bound");
-    server.psql("postgres", "CREATE ROLE bound_tenant");
+    server.psql(
+        "postgres",
+        "CREATE ROLE bound_tenant; CREATE ROLE \"bound far\"",
+    );
     source.psql(
         "CREATE TABLE t (i int); CREATE TABLE plain AS SELECT 1 AS one; ALTER TABLE t ENABLE ROW LEVEL SECURITY; \
-         CREATE POLICY p ON t TO bound_tenant USING (true)",
+         CREATE POLICY p ON t TO bound_tenant USING (true); CREATE TABLE open (i int); CREATE POLICY all_in ON open USING (true); \
+         CREATE FOREIGN DATA WRAPPER w; CREATE SERVER far FOREIGN DATA WRAPPER w; CREATE USER MAPPING FOR \"bound far\" SERVER far",
     );
     let mut pgseal = Pgseal::new();
     pgseal.set("DATABASE_URL", &source.url);
     pgseal.ok(&["backup"]);
-    source.psql("DROP POLICY p ON t");
-    server.psql("postgres", "DROP ROLE bound_tenant");
+    source.psql("DROP POLICY p ON t; DROP FOREIGN DATA WRAPPER w CASCADE");
+    server.psql("postgres", "DROP ROLE bound_tenant, \"bound far\"");
     let stored = pgseal.stored();
     let copy = server.name("bound_copy");
     let into = |more: &[&'static str]| {
@@ -261,20 +273,21 @@ fn a_policy_for_a_missing_role_is_found_before() {
     };
     let said = pgseal.fails(5, &into(&["--skip-missing-owners"]));
     assert!(
-        said.contains("policies or user mappings name bound_tenant"),
+        said.contains("policies or user mappings name bound far, bound_tenant, whom"),
         "{said}"
     );
     assert!(said.contains("--create-missing-roles"), "{said}");
     assert_eq!(pgseal.stored(), stored);
     assert!(!server.databases().contains(&copy.name));
-    // A part without the policy needs no such role.
+    // A part that names no such role needs none.
     pgseal.ok(&into(&["--skip-missing-owners", "--table", "public.plain"]));
     assert_eq!(copy.psql("SELECT * FROM plain"), "1");
     server.psql("postgres", &format!("DROP DATABASE {}", copy.name));
     pgseal.ok(&into(&["--create-missing-roles"]));
-    let policy = "SELECT polname || ' ' || polroles::regrole[]::text FROM pg_policy";
+    let policy =
+        "SELECT polname || ' ' || polroles::regrole[]::text FROM pg_policy WHERE polname = 'p'";
     assert_eq!(copy.psql(policy), "p {bound_tenant}");
-    gone(&copy, &["bound_tenant".to_owned()]);
+    gone(&copy, &["bound_tenant".to_owned(), "bound far".to_owned()]);
 }
 
 /// A restore that fails takes the roles back that it made.

@@ -15,10 +15,13 @@ const ROLES: &str = "SELECT DISTINCT r.rolname::text FROM pg_shdepend s JOIN pg_
     JOIN pg_database d ON d.datname = current_database() \
     WHERE s.refclassid = 'pg_authid'::regclass AND (s.dbid = d.oid OR (s.dbid = 0 AND s.objid = d.oid)) \
     UNION SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = current_database() ORDER BY 1";
-/// Roles that are part of what something says, and not only its owner or grantee. The view shows the mappings to everybody,
-/// the catalog behind it to superusers.
-const BOUND_ROLES: &str = "SELECT DISTINCT r.rolname::text FROM pg_policy p JOIN pg_roles r ON r.oid = ANY (p.polroles) \
-    UNION SELECT r.rolname::text FROM pg_user_mappings m JOIN pg_roles r ON r.oid = m.umuser ORDER BY 1";
+/// Roles that are part of what something says, and not only its owner or grantee; and the title of its entry in an archive's
+/// list. The view shows the mappings to everybody, the catalog behind it to superusers.
+const BOUND_ROLES: &str = "SELECT r.rolname::text, 'POLICY ' || n.nspname || '.' || c.relname || ' ' || p.polname \
+    FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+        JOIN pg_roles r ON r.oid = ANY (p.polroles) \
+    UNION ALL SELECT r.rolname::text, 'USER MAPPING USER MAPPING ' || m.usename || ' SERVER ' || m.srvname \
+    FROM pg_user_mappings m JOIN pg_roles r ON r.oid = m.umuser ORDER BY 1, 2";
 
 /// Reads the database's facts, in the session's transaction.
 ///
@@ -54,8 +57,10 @@ pub async fn inventory(session: &mut Session) -> Result<DatabaseFacts, PgError> 
     .await?
     .into_iter()
     .collect();
-    facts.roles = names(session, ROLES).await?;
-    facts.bound_roles = names(session, BOUND_ROLES).await?;
+    facts.roles = roles(session).await?;
+    for (role, title) in pairs(session, BOUND_ROLES).await? {
+        facts.bound_roles.entry(role).or_default().push(title);
+    }
     Ok(facts)
 }
 
@@ -99,7 +104,7 @@ fn database_row(row: &PgRow) -> Result<DatabaseFacts, sqlx::Error> {
         role_settings: BTreeMap::new(),
         extensions: BTreeMap::new(),
         roles: Vec::new(),
-        bound_roles: Vec::new(),
+        bound_roles: BTreeMap::new(),
         is_template: row.try_get(13)?,
     })
 }
@@ -124,8 +129,8 @@ async fn settings(
     Ok((by_role.remove("").unwrap_or_default(), by_role))
 }
 
-async fn names(session: &mut Session, sql: &str) -> Result<Vec<String>, PgError> {
-    let rows = session.rows(DOING, sql).await?;
+async fn roles(session: &mut Session) -> Result<Vec<String>, PgError> {
+    let rows = session.rows(DOING, ROLES).await?;
     rows.iter()
         .map(|row| row.try_get(0))
         .collect::<Result<_, _>>()

@@ -48,15 +48,29 @@ pub async fn read_only(session: &mut Session) -> Result<Option<Finding>, PgError
     }))
 }
 
-/// By where the setting comes from, in the words of `pg_settings.source`.
+/// By where the setting comes from, in the words of `pg_settings.source`. Whoever runs it may be in such a session, too.
 fn remedy(source: &str, role: &str, database: &str) -> String {
-    let off = "SET default_transaction_read_only = off;";
     let (role, database) = (identifier(role), identifier(database));
-    match source {
-        "database" => format!("ALTER DATABASE {database} {off}"),
-        "user" => format!("ALTER ROLE {role} {off}"),
-        "database user" => format!("ALTER ROLE {role} IN DATABASE {database} {off}"),
-        "client" => "take default_transaction_read_only out of the connection's options".to_owned(),
-        _ => "as a superuser: ALTER SYSTEM SET default_transaction_read_only = off; SELECT pg_reload_conf();".to_owned(),
-    }
+    let whose = match source {
+        "client" => {
+            return "take default_transaction_read_only out of the connection's options".to_owned();
+        }
+        "command line" => {
+            return "start the server without default_transaction_read_only on its command line"
+                .to_owned();
+        }
+        "database" => format!("ALTER DATABASE {database}"),
+        "user" => format!("ALTER ROLE {role}"),
+        "database user" => format!("ALTER ROLE {role} IN DATABASE {database}"),
+        "global" => "ALTER ROLE ALL".to_owned(),
+        _ => "ALTER SYSTEM".to_owned(),
+    };
+    let reload = if whose == "ALTER SYSTEM" {
+        " SELECT pg_reload_conf();"
+    } else {
+        ""
+    };
+    format!(
+        "SET default_transaction_read_only = off; {whose} SET default_transaction_read_only = off;{reload}"
+    )
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::choose::{Situation, against_swap};
 use super::look::{Seen, Subject};
 use super::{MissingRoles, Obstacle, Plan, Way, Wishes};
-use crate::pg::{Toc, dumped_by, one_line};
+use crate::pg::{Toc, TocEntry, dumped_by, one_line};
 use crate::restore::target::reads;
 
 /// Everything of that sort.
@@ -286,17 +286,24 @@ pub(super) fn of_bound_roles(
     subject: Subject<'_>,
 ) -> Option<Obstacle> {
     let bound = &subject.manifest?.database.bound_roles;
-    let names_any = toc
+    let carried_out: BTreeSet<u32> = order.iter().copied().collect();
+    let carried_out = toc
         .entries
         .iter()
-        .filter(|entry| ["POLICY", "USER MAPPING"].contains(&entry.kind.as_str()))
-        .any(|entry| order.contains(&entry.dump_id));
+        .filter(|entry| carried_out.contains(&entry.dump_id));
+    let carried_out: BTreeSet<String> = carried_out.map(TocEntry::title).collect();
+    let is_named = |role: &&String| {
+        let by = bound.get(*role).into_iter().flatten();
+        let mut by = by.map(|title| one_line(title));
+        by.any(|title| carried_out.contains(&title))
+    };
     let missing = plan.roles.missing.iter();
     let missing: Vec<&str> = missing
-        .filter(|role| bound.contains(role))
+        .filter(|role| !plan.roles.mapped.contains_key(*role))
+        .filter(is_named)
         .map(String::as_str)
         .collect();
-    if plan.roles.choice != MissingRoles::Skip || !names_any || missing.is_empty() {
+    if plan.roles.choice != MissingRoles::Skip || missing.is_empty() {
         return None;
     }
     Some(Obstacle {

@@ -157,7 +157,7 @@ fn facts() -> DatabaseFacts {
         acl: None,
         extensions: BTreeMap::new(),
         roles: Vec::new(),
-        bound_roles: Vec::new(),
+        bound_roles: BTreeMap::new(),
         is_template: false,
     }
 }
