@@ -280,14 +280,16 @@ pub enum PgError {
 
 impl PgError {
     /// Whether the server itself said no, and will again. That it ends the session, or stops, is no such answer (SQLSTATE
-    /// class 57P).
+    /// class 57P), and a pooler's word for a server that it lost is none either (class 08).
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Query {
                 source: sqlx::Error::Database(error),
                 ..
-            } => error.code().is_none_or(|code| !code.starts_with("57P")),
+            } => error
+                .code()
+                .is_none_or(|code| !code.starts_with("57P") && !code.starts_with("08")),
             _ => false,
         }
     }

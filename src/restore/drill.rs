@@ -16,7 +16,7 @@ use crate::backup::Stages;
 use crate::model::connection::Connection;
 use crate::model::explanation::explain;
 use crate::model::ids::Uid;
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{DatabaseFacts, Manifest};
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::{Proof, Verdict};
 use crate::model::target::TargetName;
@@ -255,8 +255,13 @@ async fn in_scratch(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<Tried, RestoreError> {
-    let facts = proven.fetched.manifest().map(|manifest| &manifest.database);
-    let mut working = Working::create(proven, facts, None, stages, progress).await?;
+    // Whoever may make databases may copy a template.
+    let facts = proven.fetched.manifest().map(|manifest| DatabaseFacts {
+        is_template: false,
+        ..manifest.database.clone()
+    });
+    let working = Working::create(proven, facts.as_ref(), None, stages, progress).await;
+    let mut working = working?;
     let filled = working.fill(proven, depth, stages, progress, cancel).await;
     let took = started.elapsed();
     let looked = match filled {

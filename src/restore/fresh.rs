@@ -134,9 +134,10 @@ impl<'a> Working<'a> {
             if let Some(facts) = self.facts {
                 progress.start_stage("apply the database's properties");
                 let facts = inspect::given_to(facts, &proven.plan.roles.mapped);
-                let warnings =
-                    inspect::apply_properties(&mut self.maintenance, &self.name, &facts).await;
-                self.warnings.extend(warnings);
+                let becomes = proven.to.database();
+                let applied =
+                    inspect::apply_properties(&mut self.maintenance, &self.name, becomes, &facts);
+                self.warnings.extend(applied.await);
             }
             Ok(Loaded {
                 compared,

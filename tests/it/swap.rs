@@ -287,6 +287,12 @@ fn a_session_that_cannot_be_ended_is_named_in_time() {
         "postgres",
         &format!("ALTER DATABASE {} OWNER TO swap_stays", database.name),
     );
+    // Nobody drops a template, but the one that was made in vain goes.
+    let template = |is: bool| {
+        let sql = format!("ALTER DATABASE {} IS_TEMPLATE {is}", database.name);
+        server.psql("postgres", &sql)
+    };
+    template(true);
     let url = server.url_as("swap_stays", "dummy", &database.name);
     let pgseal = Pgseal::new();
     pgseal.ok(&["backup", &url]);
@@ -323,6 +329,7 @@ fn a_session_that_cannot_be_ended_is_named_in_time() {
     assert_eq!(kept.names(), Vec::<String>::new());
     superuser.kill().unwrap();
     superuser.wait().unwrap();
+    template(false);
     drop(kept);
     drop(database);
     server.psql("postgres", "DROP ROLE swap_stays");

@@ -90,25 +90,28 @@ pub async fn drop_database(maintenance: &mut Session, name: &str) -> Result<(), 
         .await
 }
 
-/// A template is dropped by nobody until it is none.
-pub(super) async fn make_droppable(maintenance: &mut Session, name: &str) -> Result<(), PgError> {
+/// A template is dropped by nobody until it is none: whether it was one.
+pub(super) async fn make_droppable(maintenance: &mut Session, name: &str) -> Result<bool, PgError> {
     let doing = "look whether the database is a template";
     let sql = format!(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = {} AND datistemplate)",
         literal(name)
     );
-    if maintenance.value::<bool>(doing, &sql).await? {
+    let is_template = maintenance.value(doing, &sql).await?;
+    if is_template {
         let sql = format!("ALTER DATABASE {} IS_TEMPLATE false", identifier(name));
         maintenance.run("drop the database", &sql).await?;
     }
-    Ok(())
+    Ok(is_template)
 }
 
 /// Gives the new database what the archive itself cannot: owner, privileges, settings and connection limit; the comment
-/// is written when it gets its name. What the role may not set is returned as a warning, not an error: the data is there.
+/// is written when it gets its name. What the role may not set is returned as a warning, not an error: the data is there. It
+/// speaks of the name that the database is about to get, `becomes`.
 pub async fn apply_properties(
     maintenance: &mut Session,
     name: &str,
+    becomes: &str,
     facts: &DatabaseFacts,
 ) -> Vec<String> {
     let database = identifier(name);
@@ -164,6 +167,7 @@ pub async fn apply_properties(
             let reason = std::error::Error::source(&error)
                 .map(ToString::to_string)
                 .unwrap_or_default();
+            let statement = statement.replace(&database, &identifier(becomes));
             warnings.push(format!("not applied: {statement}: {reason}"));
         }
     }

@@ -96,12 +96,19 @@ pub async fn database_comment(
         .map_err(|source| PgError::Query { doing, source })
 }
 
-/// Drops a kept database, unless somebody is connected to it.
+/// Drops a kept database, unless somebody is connected to it; it stays what it was then.
 ///
 /// # Errors
 /// Somebody is, or the server refuses.
 pub async fn drop_unused_database(maintenance: &mut Session, name: &str) -> Result<(), PgError> {
-    make_droppable(maintenance, name).await?;
+    let was_template = make_droppable(maintenance, name).await?;
     let sql = format!("DROP DATABASE {}", identifier(name));
-    maintenance.run("drop the database", &sql).await
+    let dropped = maintenance.run("drop the database", &sql).await;
+    if dropped.is_err() && was_template {
+        let sql = format!("ALTER DATABASE {} IS_TEMPLATE true", identifier(name));
+        if let Err(error) = maintenance.run("make it a template again", &sql).await {
+            tracing::warn!(%error, database = name, "A kept database is no template any more");
+        }
+    }
+    dropped
 }
