@@ -180,6 +180,8 @@ struct Picking<'a> {
     toc: &'a Toc,
     there: BTreeSet<Named>,
     by_number: BTreeMap<u32, &'a TocEntry>,
+    /// What attaches a table or an index, by the numbers of both sides: there may be thousands.
+    attaches: BTreeMap<u32, Vec<&'a TocEntry>>,
     picked: Picked,
     /// Those that are only needed.
     along: BTreeSet<u32>,
@@ -190,6 +192,15 @@ struct Picking<'a> {
 impl<'a> Picking<'a> {
     fn new(toc: &'a Toc, there: BTreeSet<Named>) -> Self {
         let by_number = toc.entries.iter().map(|entry| (entry.dump_id, entry));
+        let mut attaches: BTreeMap<u32, Vec<&TocEntry>> = BTreeMap::new();
+        for attach in toc
+            .of_kind("TABLE ATTACH")
+            .chain(toc.of_kind("INDEX ATTACH"))
+        {
+            for on in &attach.depends_on {
+                attaches.entry(*on).or_default().push(attach);
+            }
+        }
         let preamble = toc
             .entries
             .iter()
@@ -202,6 +213,7 @@ impl<'a> Picking<'a> {
             toc,
             there,
             by_number: by_number.collect(),
+            attaches,
             picked,
             along: BTreeSet::new(),
             whole: BTreeSet::new(),
@@ -315,15 +327,16 @@ impl<'a> Picking<'a> {
         };
         match entry.kind.as_str() {
             // A partition of a table that was chosen.
-            "TABLE" | "FOREIGN TABLE" => self.toc.of_kind("TABLE ATTACH").any(|attach| {
-                attach.depends_on.contains(&entry.dump_id)
-                    && attach.schema == entry.schema
-                    && attach.tag == entry.tag
-                    && attach
-                        .depends_on
-                        .iter()
-                        .any(|parent| *parent != entry.dump_id && self.whole.contains(parent))
-            }),
+            "TABLE" | "FOREIGN TABLE" => {
+                self.attached(entry.dump_id, "TABLE ATTACH").any(|attach| {
+                    attach.schema == entry.schema
+                        && attach.tag == entry.tag
+                        && attach
+                            .depends_on
+                            .iter()
+                            .any(|parent| *parent != entry.dump_id && self.whole.contains(parent))
+                })
+            }
             "TABLE ATTACH" => {
                 let tables = entry.depends_on.iter();
                 let mut tables = tables.filter_map(|on| self.by_number.get(on));
@@ -358,6 +371,11 @@ impl<'a> Picking<'a> {
             kind if PARTS.contains(&kind) => on(&[]).is_some(),
             _ => false,
         }
+    }
+
+    fn attached(&self, on: u32, kind: &'static str) -> impl Iterator<Item = &'a TocEntry> {
+        let attaches = self.attaches.get(&on).into_iter().flatten().copied();
+        attaches.filter(move |attach| attach.kind == kind)
     }
 
     fn foreign_key(&mut self, entry: &TocEntry) {

@@ -79,11 +79,9 @@ impl<'a> Picking<'a> {
 
     /// Whether the backup attaches an index or a key to one that is not made anew.
     fn is_attached_to_what_stays(&self, index: &TocEntry) -> bool {
-        let attaches = self.toc.of_kind("INDEX ATTACH").filter(|attach| {
-            attach.depends_on.contains(&index.dump_id)
-                && attach.schema == index.schema
-                && self.is_called(index, &attach.tag)
-        });
+        let attaches = self.attached(index.dump_id, "INDEX ATTACH");
+        let attaches = attaches
+            .filter(|attach| attach.schema == index.schema && self.is_called(index, &attach.tag));
         let others = attaches.flat_map(|attach| &attach.depends_on);
         let mut parents = others
             .filter(|on| **on != index.dump_id)
@@ -136,9 +134,10 @@ pub(in crate::restore) fn listed(toc: &Toc, entries: &BTreeSet<u32>) -> String {
     let mut lines: Vec<&TocEntry> = lines
         .filter(|entry| entries.contains(&entry.dump_id))
         .collect();
+    let stay = toc.of_kind("TABLE").map(|table| table.dump_id);
+    let stay: BTreeSet<u32> = stay.filter(|table| !entries.contains(table)).collect();
     let waits = |entry: &&TocEntry| {
-        let is_all_new = entry.depends_on.iter().all(|on| entries.contains(on));
-        entry.kind == "TABLE ATTACH" && !is_all_new
+        entry.kind == "TABLE ATTACH" && entry.depends_on.iter().any(|on| stay.contains(on))
     };
     let is_first = |entry: &&TocEntry| FIRST.contains(&entry.kind.as_str());
     if let Some(last) = lines.iter().rposition(is_first) {
