@@ -209,8 +209,11 @@ fn a_worker_that_lost_its_lease_changes_nothing() {
     let frozen = service.worker("frozen");
     gate.until_somebody_waits();
     frozen.signal(Signal::STOP);
+    // It would keep the target's lock for as long as it is stopped, and the second attempt is the last one.
+    let held = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+        AND classid = 1885827941 AND objid = (hashtext(current_database())::bigint & 4294967295)::oid";
+    assert_eq!(service.database.psql(held), "1");
     let next = service.worker("next");
-    // Its pg_dump holds on to the lock until it is gone, so the next one fails or waits; what counts is the row.
     until("another attempt", || service.backup(id, "attempt") == "2");
     gate.open();
     frozen.signal(Signal::CONT);
