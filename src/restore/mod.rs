@@ -12,6 +12,7 @@ mod error;
 mod fresh;
 mod in_place;
 mod kept;
+mod named;
 pub mod plan;
 mod roles;
 mod rollback;

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::clear::{Cause, Clearing};
 use super::{Blocker, Item};
 use crate::pg::inspect::{Fixed, Hold, Live, LiveObject, ObjectId};
-use crate::pg::{Toc, TocEntry, one_line};
+use crate::pg::{Toc, one_line};
+use crate::restore::named::{Named, of_entry, of_live, of_membership};
+use crate::restore::select::Picked;
 
 /// What stands inside the definition of a table or a view, unless pg_dump had to take it out; no object of its own.
 const INLINE: &[&str] = &["DEFAULT", "CHECK CONSTRAINT"];
@@ -52,8 +54,6 @@ const DROPS_NOTHING: &[&str] = &[
     "TABLE DATA",
 ];
 
-type Key<'a> = (&'a str, Option<String>, String);
-
 /// What becomes of everything.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -73,21 +73,21 @@ pub(super) struct Changes {
     pub(super) dropped: usize,
 }
 
-/// Compares. `order` has the entries' numbers as `--clean` has them, in the list's order; those of `inherited` go with their
-/// partition and come back with it; `role` restores.
+/// Compares. `order` has the entries' numbers as `--clean` has them, in the list's order; what is `picked` may have partitions,
+/// with which their inherited indexes go and come; `role` restores.
 pub(super) fn compare(
     toc: &Toc,
     order: &[u32],
-    inherited: &BTreeMap<u32, String>,
+    picked: Option<&Picked>,
     live: &Live,
     role: &str,
 ) -> Changes {
     let places: HashMap<u32, usize> = order.iter().enumerate().map(|(at, id)| (*id, at)).collect();
-    let archived: HashMap<Key<'_>, usize> = toc
+    let archived: HashMap<Named<'_>, usize> = toc
         .entries
         .iter()
         .filter(|entry| !DROPS_NOTHING.contains(&entry.kind.as_str()))
-        .filter_map(|entry| Some((key_of(entry), *places.get(&entry.dump_id)?)))
+        .filter_map(|entry| Some((of_entry(entry), *places.get(&entry.dump_id)?)))
         .fold(HashMap::new(), |mut all, (key, place)| {
             let known = all.entry(key).or_insert(place);
             *known = place.max(*known);
@@ -98,23 +98,23 @@ pub(super) fn compare(
         dropped: graph.dropped_at.len(),
         ..Changes::default()
     };
-    let inherited: HashSet<Key<'_>> = toc
+    let inherited: HashSet<Named<'_>> = toc
         .entries
         .iter()
-        .filter(|entry| inherited.contains_key(&entry.dump_id))
-        .map(key_of)
+        .filter(|entry| picked.is_some_and(|picked| picked.inherited.contains_key(&entry.dump_id)))
+        .map(of_entry)
         .collect();
-    let present: HashSet<Key<'_>> = live.objects.iter().map(live_key).collect();
+    let present: HashSet<Named<'_>> = live.objects.iter().map(of_live).collect();
     for object in &live.objects {
         let item = Item::of_live(object);
-        if archived.contains_key(&live_key(object)) {
+        if archived.contains_key(&of_live(object)) {
             if !is_inline(object) {
                 changes.replaced.push(item);
             }
         } else if is_inline(object) || is_everywhere(object) {
         } else if !graph.dropped_at.contains_key(&object.id) {
             changes.survivors.push(item);
-        } else if inherited.contains(&live_key(object)) {
+        } else if inherited.contains(&of_live(object)) {
             changes.replaced.push(item);
         } else {
             changes.lost.push(item);
@@ -128,7 +128,7 @@ pub(super) fn compare(
         let is_view = kind == "RULE" && entry.tag.ends_with(" _RETURN");
         let is_object = !(is_part || is_view || kind == "BLOB");
         let is_made = is_object && places.contains_key(&entry.dump_id);
-        if is_made && !present.contains(&key_of(entry)) && seen.insert(key_of(entry)) {
+        if is_made && !present.contains(&of_entry(entry)) && seen.insert(of_entry(entry)) {
             changes.created.push(Item::of_entry(entry));
         }
     }
@@ -145,19 +145,15 @@ impl Changes {
         live: &Live,
         graph: &Graph<'_>,
     ) {
-        let put_back: HashSet<Key<'_>> = toc
+        let put_back: HashSet<Named<'_>> = toc
             .entries
             .iter()
             .filter(|entry| places.contains_key(&entry.dump_id))
-            .map(key_of)
+            .map(of_entry)
             .collect();
         for membership in &live.memberships {
-            let key = (
-                membership.kind.as_str(),
-                Some(one_line(&membership.schema)),
-                one_line(&membership.tag),
-            );
-            if !graph.dropped_at.contains_key(&membership.id) || put_back.contains(&key) {
+            let named = of_membership(membership);
+            if !graph.dropped_at.contains_key(&membership.id) || put_back.contains(&named) {
                 continue;
             }
             self.lost.push(Item::of_membership(membership));
@@ -167,18 +163,6 @@ impl Changes {
                 .push(membership.sql());
         }
     }
-}
-
-fn key_of(entry: &TocEntry) -> Key<'_> {
-    (entry.kind.as_str(), entry.schema.clone(), entry.tag.clone())
-}
-
-fn live_key(object: &LiveObject) -> Key<'_> {
-    (
-        object.kind.as_str(),
-        object.schema.as_deref().map(one_line),
-        one_line(&object.tag),
-    )
 }
 
 fn is_inline(object: &LiveObject) -> bool {
@@ -205,7 +189,7 @@ pub(super) struct Graph<'a> {
 }
 
 impl<'a> Graph<'a> {
-    fn new(live: &'a Live, archived: &HashMap<Key<'_>, usize>) -> Self {
+    fn new(live: &'a Live, archived: &HashMap<Named<'_>, usize>) -> Self {
         let mut graph = Self {
             objects: live
                 .objects
@@ -229,7 +213,7 @@ impl<'a> Graph<'a> {
         let mut dropped: Vec<(usize, ObjectId)> = live
             .objects
             .iter()
-            .filter_map(|object| Some((*archived.get(&live_key(object))?, object.id)))
+            .filter_map(|object| Some((*archived.get(&of_live(object))?, object.id)))
             .collect();
         dropped.sort_unstable();
         // The last of the list goes first, and takes with it what follows it.
@@ -291,7 +275,7 @@ fn blockers(
     toc: &Toc,
     live: &Live,
     graph: &Graph<'_>,
-    archived: &HashMap<Key<'_>, usize>,
+    archived: &HashMap<Named<'_>, usize>,
     role: &str,
 ) -> Vec<Blocker> {
     let mut clearing = Clearing::new(graph);
@@ -340,7 +324,7 @@ fn blockers(
         }
     }
     for object in &live.objects {
-        let is_archived = archived.contains_key(&live_key(object));
+        let is_archived = archived.contains_key(&of_live(object));
         match object.kind.as_str() {
             "EVENT TRIGGER" if !is_archived && !object.is_disabled => {
                 clearing.add(object, Cause::Fires);
@@ -356,7 +340,7 @@ fn blockers(
 /// Whoever drops something has to own it. One finding for each owner.
 fn owners(
     live: &Live,
-    archived: &HashMap<Key<'_>, usize>,
+    archived: &HashMap<Named<'_>, usize>,
     role: &str,
     clearing: &mut Clearing<'_, '_>,
 ) {
@@ -365,7 +349,7 @@ fn owners(
         let Some(owner) = object.owner.as_ref().filter(|_| !object.is_ours) else {
             continue;
         };
-        if archived.contains_key(&live_key(object)) && seen.insert(owner.clone()) {
+        if archived.contains_key(&of_live(object)) && seen.insert(owner.clone()) {
             clearing.others(object, owner, role);
         }
     }

@@ -1,6 +1,6 @@
 //! Making a plan: what is asked of the server, and what follows from the answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::choose::{Choice, Situation, choose};
 use super::compare::{Changes, compare};
@@ -185,15 +185,15 @@ async fn see(to: &Connection, subject: Subject<'_>, wishes: &Wishes) -> Result<S
     };
     let server = session.server();
     let (server_version, server_major) = (server.version.clone(), server.major());
-    let nothing_inside = inspect::read_only(&mut session).await?;
-    let (live, holds_catalog) = if is_inside {
+    let (live, holds_catalog, nothing_inside) = if is_inside {
         let schemas = inspect::catalog_schemas(&mut session).await?;
         (
             Some(inspect::live(&mut session).await?),
             !schemas.is_empty(),
+            inspect::read_only(&mut session).await?,
         )
     } else {
-        (None, false)
+        (None, false, None)
     };
     let named_roles = named_roles(subject);
     // And those that get the part of others.
@@ -268,13 +268,13 @@ fn planned(
     };
     let left_out = left_out(&toc, picked.as_ref(), choice.way, seen);
     let order = order(subject.list, picked.as_ref(), &left_out);
-    let inherited = picked.clone().unwrap_or_default().inherited;
     let changes = seen
         .live
         .as_ref()
-        .map(|live| compare(&toc, &order, &inherited, live, &seen.around.role))
+        .map(|live| compare(&toc, &order, picked.as_ref(), live, &seen.around.role))
         .unwrap_or_default();
-    let made: Vec<u32> = order.iter().chain(inherited.keys()).copied().collect();
+    let made = picked.iter().flat_map(|picked| picked.inherited.keys());
+    let made = made.chain(&order).copied().collect();
     let locks = in_place.then(|| locks(&toc, &made, changes.dropped, &seen.around));
     let into = (to.database(), choice.way);
     let warned = warnings::of_restore(subject, picked.as_ref(), into, &changes);
@@ -340,7 +340,7 @@ impl Plan {
             changes
         } else {
             // Everything is made.
-            compare(toc, order, &BTreeMap::new(), &Live::default(), "")
+            compare(toc, order, None, &Live::default(), "")
         };
         self.replaced = Items::of(replaced);
         self.created = Items::of(created);
@@ -550,12 +550,11 @@ fn left_out(toc: &Toc, picked: Option<&Picked>, way: Way, seen: &Seen) -> Vec<Le
         .collect()
 }
 
-fn locks(toc: &Toc, made: &[u32], dropped: usize, around: &Surroundings) -> Locks {
-    let carried_out: BTreeSet<u32> = made.iter().copied().collect();
+fn locks(toc: &Toc, made: &BTreeSet<u32>, dropped: usize, around: &Surroundings) -> Locks {
     let made: u64 = toc
         .entries
         .iter()
-        .filter(|entry| carried_out.contains(&entry.dump_id))
+        .filter(|entry| made.contains(&entry.dump_id))
         .filter_map(|entry| LOCKS_TO_MAKE.iter().find(|(kind, _)| *kind == entry.kind))
         .map(|(_, locks)| locks)
         .sum();

@@ -9,7 +9,8 @@ mod partition;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use self::partition::listed;
-use crate::pg::inspect::{Live, LiveObject};
+use super::named::{Named, of_entry, of_live, of_membership};
+use crate::pg::inspect::Live;
 use crate::pg::{Toc, TocEntry, one_line};
 
 /// Names that are offered for one that does not fit.
@@ -147,38 +148,18 @@ pub(super) fn pick(
     Ok(picking.finish())
 }
 
-type Named = (String, Option<String>, String);
-
-fn present(live: &Live) -> BTreeSet<Named> {
-    let memberships = live.memberships.iter().map(|membership| {
-        (
-            membership.kind.clone(),
-            Some(one_line(&membership.schema)),
-            one_line(&membership.tag),
-        )
-    });
+fn present(live: &Live) -> BTreeSet<Named<'_>> {
+    let memberships = live.memberships.iter().map(of_membership);
     live.objects
         .iter()
-        .map(named_live)
+        .map(of_live)
         .chain(memberships)
         .collect()
 }
 
-fn named_live(object: &LiveObject) -> Named {
-    (
-        object.kind.clone(),
-        object.schema.as_deref().map(one_line),
-        one_line(&object.tag),
-    )
-}
-
-fn named(entry: &TocEntry) -> Named {
-    (entry.kind.clone(), entry.schema.clone(), entry.tag.clone())
-}
-
 struct Picking<'a> {
     toc: &'a Toc,
-    there: BTreeSet<Named>,
+    there: BTreeSet<Named<'a>>,
     by_number: BTreeMap<u32, &'a TocEntry>,
     /// What attaches a table or an index, by the numbers of both sides: there may be thousands.
     attaches: BTreeMap<u32, Vec<&'a TocEntry>>,
@@ -190,7 +171,7 @@ struct Picking<'a> {
 }
 
 impl<'a> Picking<'a> {
-    fn new(toc: &'a Toc, there: BTreeSet<Named>) -> Self {
+    fn new(toc: &'a Toc, there: BTreeSet<Named<'a>>) -> Self {
         let by_number = toc.entries.iter().map(|entry| (entry.dump_id, entry));
         let mut attaches: BTreeMap<u32, Vec<&TocEntry>> = BTreeMap::new();
         for attach in toc
@@ -287,7 +268,7 @@ impl<'a> Picking<'a> {
     }
 
     fn is_there(&self, entry: &TocEntry) -> bool {
-        self.there.contains(&named(entry)) || entry.kind == "SCHEMA" && entry.tag == "public"
+        self.there.contains(&of_entry(entry)) || entry.kind == "SCHEMA" && entry.tag == "public"
     }
 
     /// Adds what belongs to what is picked, until nothing is added any more: a comment on an index on a partition.

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Named, PARTS, Picking, named, named_live};
-use crate::pg::inspect::{Live, LiveObject, ObjectId};
+use super::{PARTS, Picking};
+use crate::pg::inspect::{Live, LiveObject, MarkedIndex, ObjectId};
 use crate::pg::{Toc, TocEntry, one_line};
+use crate::restore::named::{Named, of_entry, of_live};
 
 /// What a partition may have of its parent.
 const INDEXES: &[&str] = &["INDEX", "CONSTRAINT"];
@@ -13,44 +14,7 @@ impl<'a> Picking<'a> {
     /// Takes out what a parent that stays holds on to, by the backup or by now: PostgreSQL drops no index and no key of a
     /// partition that is attached to its parent's. They go with the partition, and it gets them again when it is attached.
     pub(super) fn leave_to_parents(&mut self, live: Option<&Live>) {
-        let held = live.map(held).unwrap_or_default();
-        let attaches = self.toc.of_kind("TABLE ATTACH");
-        let attaches = attaches.filter(|attach| self.whole.contains(&attach.dump_id));
-        let reattached: BTreeSet<(Option<&str>, &str)> = attaches
-            .map(|attach| (attach.schema.as_deref(), attach.tag.as_str()))
-            .collect();
-        let whole = self.whole.iter().filter_map(|on| self.by_number.get(on));
-        let indexes: Vec<&TocEntry> = whole
-            .copied()
-            .filter(|entry| INDEXES.contains(&entry.kind.as_str()))
-            .filter(|index| {
-                let mut tables = self.tables_of(index);
-                tables.any(|table| {
-                    reattached.contains(&(table.schema.as_deref(), table.tag.as_str()))
-                })
-            })
-            .collect();
-        loop {
-            let going: BTreeSet<Named> = indexes
-                .iter()
-                .filter(|index| !self.is_inherited(index.dump_id))
-                .map(|index| named(index))
-                .collect();
-            let is_held = |index: &&&TocEntry| {
-                let parents = held.get(&named(index)).into_iter().flatten();
-                let by_now = parents.clone().any(|parent| !going.contains(parent));
-                by_now || self.is_attached_to_what_stays(index)
-            };
-            let open = indexes
-                .iter()
-                .filter(|index| !self.is_inherited(index.dump_id));
-            let more: Vec<&&TocEntry> = open.filter(is_held).collect();
-            if more.is_empty() {
-                break;
-            }
-            let titled = more.into_iter().map(|index| (index.dump_id, index.title()));
-            self.picked.inherited.extend(titled);
-        }
+        self.inherit(&live.map(held).unwrap_or_default());
         let hangs_on_inherited = |entry: &&TocEntry| {
             PARTS.contains(&entry.kind.as_str())
                 && entry.depends_on.iter().any(|on| self.is_inherited(*on))
@@ -62,15 +26,56 @@ impl<'a> Picking<'a> {
         let stays = self.picked.entries.iter().copied();
         self.picked.entries = stays.filter(|number| !goes(number)).collect();
         let marks = live.into_iter().flat_map(|live| &live.marked_indexes);
-        let lost = marks.filter(|mark| {
-            let inherited = self.picked.inherited.keys();
-            let mut inherited = inherited.filter_map(|number| self.by_number.get(number));
-            inherited.any(|index| {
-                index.schema.as_deref() == Some(&one_line(&mark.schema))
-                    && self.is_called(index, &one_line(&mark.name))
-            })
-        });
+        let lost = marks.filter(|mark| self.is_mark_of_inherited(mark));
         self.picked.unmarked = lost.map(|mark| mark.sql.clone()).collect();
+    }
+
+    /// Finds them, from the outermost parent inwards.
+    fn inherit(&mut self, held: &BTreeMap<Named<'_>, Vec<Named<'_>>>) {
+        let mut open = self.indexes_of_reattached();
+        loop {
+            let going: BTreeSet<Named<'_>> = open.iter().copied().map(of_entry).collect();
+            let is_held = |index: &&TocEntry| {
+                let mut parents = held.get(&of_entry(index)).into_iter().flatten();
+                parents.any(|parent| !going.contains(parent))
+                    || self.is_attached_to_what_stays(index)
+            };
+            let (more, rest): (Vec<&TocEntry>, Vec<&TocEntry>) =
+                open.into_iter().partition(is_held);
+            if more.is_empty() {
+                break;
+            }
+            let titled = more.iter().map(|index| (index.dump_id, index.title()));
+            self.picked.inherited.extend(titled);
+            open = rest;
+        }
+    }
+
+    /// The indexes and keys of those partitions that the backup attaches again.
+    fn indexes_of_reattached(&self) -> Vec<&'a TocEntry> {
+        let whole = self.whole.iter();
+        let whole = whole.filter_map(|number| self.by_number.get(number).copied());
+        let is_reattached = |table: &TocEntry| {
+            let mut attaches = self.attached(table.dump_id, "TABLE ATTACH");
+            attaches.any(|attach| {
+                self.whole.contains(&attach.dump_id)
+                    && attach.schema == table.schema
+                    && attach.tag == table.tag
+            })
+        };
+        whole
+            .filter(|entry| INDEXES.contains(&entry.kind.as_str()))
+            .filter(|index| self.tables_of(index).any(is_reattached))
+            .collect()
+    }
+
+    fn is_mark_of_inherited(&self, mark: &MarkedIndex) -> bool {
+        let inherited = self.picked.inherited.keys();
+        let mut inherited = inherited.filter_map(|number| self.by_number.get(number));
+        inherited.any(|index| {
+            index.schema.as_deref() == Some(&one_line(&mark.schema))
+                && self.is_called(index, &one_line(&mark.name))
+        })
     }
 
     pub(super) fn is_inherited(&self, number: u32) -> bool {
@@ -108,18 +113,18 @@ impl<'a> Picking<'a> {
 }
 
 /// Of each index and key of a partition, those of its parent that hold it.
-fn held(live: &Live) -> BTreeMap<Named, Vec<Named>> {
+fn held(live: &Live) -> BTreeMap<Named<'_>, Vec<Named<'_>>> {
     let indexes = live
         .objects
         .iter()
         .filter(|object| INDEXES.contains(&object.kind.as_str()));
     let indexes: BTreeMap<ObjectId, &LiveObject> =
         indexes.map(|object| (object.id, object)).collect();
-    let mut held: BTreeMap<Named, Vec<Named>> = BTreeMap::new();
+    let mut held: BTreeMap<Named<'_>, Vec<Named<'_>>> = BTreeMap::new();
     for (object, on, _hold) in &live.holds {
         if let (Some(index), Some(parent)) = (indexes.get(object), indexes.get(on)) {
-            let parents = held.entry(named_live(index)).or_default();
-            parents.push(named_live(parent));
+            let parents = held.entry(of_live(index)).or_default();
+            parents.push(of_live(parent));
         }
     }
     held
