@@ -254,6 +254,10 @@ impl From<VaultError> for Problem {
     fn from(error: VaultError) -> Self {
         match error {
             VaultError::Store(error) => error.into(),
+            VaultError::Second { place, source } => {
+                let reason = format!("the second store, {place}: {}", explain(&*source));
+                Self::from(*source).because(reason)
+            }
             error => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "plan_unavailable",
