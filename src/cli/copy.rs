@@ -305,29 +305,55 @@ async fn check(
     progress: &Arc<Progress>,
 ) -> Result<Line, CopyError> {
     let line = Line::of(key);
-    let mut both = Vec::new();
-    for which in [Which::First, Which::Second] {
-        progress.start_stage(match which {
-            Which::First => "read the first copy",
-            Which::Second => "read the second copy",
-        });
-        let checked = vault.with(which).check_digest(key, progress).await;
-        both.push(checked.map_err(|source| vault.at_fault(&line.name, which, source))?);
-    }
-    if both[0].uid != both[1].uid {
-        let source = VaultError::Replaced {
-            name: line.name.clone(),
-            what: "it is another backup's",
-        };
-        return Err(vault.at_fault(&line.name, Which::Second, source));
-    }
+    progress.start_stage("read the first copy");
+    let first = vault.check_digest(key, progress).await;
+    progress.start_stage("read the second copy");
+    let second = vault.with(Which::Second).check_digest(key, progress).await;
+    let manifest = match (first, second) {
+        (Ok(first), Ok(second)) if first.uid == second.uid => first,
+        (Ok(_), Ok(_)) => {
+            let source = VaultError::Replaced {
+                name: line.name,
+                what: "it is another backup's",
+            };
+            return Err(one_whole(vault, key, Which::First, source));
+        }
+        (Err(source), Ok(_)) => return Err(one_whole(vault, key, Which::Second, source)),
+        (Ok(_), Err(source)) => return Err(one_whole(vault, key, Which::First, source)),
+        (Err(source), Err(worse)) => {
+            let reason = explain(&worse);
+            tracing::warn!(reason, "Nor is the second copy there and whole");
+            return Err(vault.at_fault(&line.name, Which::First, source));
+        }
+    };
     Ok(Line {
         outcome: "checked",
         replicated: true,
-        sealed_bytes: Some(both[0].sealed_bytes),
-        sealed_sha256: Some(both[0].sealed_sha256.to_string()),
+        sealed_bytes: Some(manifest.sealed_bytes),
+        sealed_sha256: Some(manifest.sealed_sha256.to_string()),
         ..line
     })
+}
+
+/// The error of a backup that is whole in one store. Of a copy that could not be read to its end, nobody knows what it is.
+fn one_whole(vault: &Vault, key: &ObjectKey, whole: Which, source: VaultError) -> CopyError {
+    let name = Line::of(key).name;
+    let is_known =
+        source.is_verdict() || matches!(source, VaultError::Store(StoreError::NotFound { .. }));
+    let (other, mend) = match whole {
+        Which::First => (Which::Second, key.to_string()),
+        Which::Second => (Which::First, format!("--back {key}")),
+    };
+    let fault = vault.at_fault(&name, other, source);
+    if !is_known {
+        return fault;
+    }
+    CopyError::OneWhole {
+        name,
+        whole: vault.with(whole).store.describe(),
+        mend,
+        source: Box::new(fault),
+    }
 }
 
 /// Removes what copies that were killed have left where they copied to.

@@ -224,6 +224,7 @@ fn of_copy(error: &CopyError) -> ExitStatus {
         CopyError::NoSecond | CopyError::SamePlace(_) => ExitStatus::Unprepared,
         CopyError::Foreign(_) => ExitStatus::NotFound,
         CopyError::First { source, .. } | CopyError::Second { source, .. } => of_vault(source),
+        CopyError::OneWhole { .. } => ExitStatus::OneCopy,
         CopyError::Leaving(_) | CopyError::Interrupted => ExitStatus::Failed,
     }
 }

@@ -51,7 +51,7 @@ impl ListArgs {
         };
         let (listed, which) = vault.list_either(&config::list_cache()).await?;
         let copies = copies(&vault, which).await;
-        if let Some(said) = alone(&listed, copies.as_ref(), &vault) {
+        for said in only_in_second(&listed, copies.as_ref(), &vault) {
             tracing::warn!("{said}");
         }
         let vault = vault.with(which);
@@ -86,24 +86,50 @@ impl ListArgs {
                     vault.layout.listing_prefix()
                 );
             }
-            let header = [
-                "NAME", "STATE", "STARTED", "DATABASE", "TABLES", "ROWS", "STORED", "PROOF",
-            ];
-            let mut text = table(header, records.iter().map(|record| record.cells(now)), 4);
-            for record in &records {
-                if let Some(said) = record.copy_is_missing() {
-                    text += &format!("\n{}: {said}", record.name);
-                }
-                if let Some(tables) = record.rows_left_out() {
-                    text += &format!("\n{}: without the rows of {tables}", record.name);
-                }
-                if let Some(reason) = record.reason.as_ref().or(record.suspicious.as_ref()) {
-                    text += &format!("\n{}: {reason}", record.name);
-                }
-            }
-            text
+            text(&records, now)
         })
     }
+}
+
+/// The table, and below it what has no room in it.
+fn text(records: &[Record], now: OffsetDateTime) -> String {
+    let targets: BTreeSet<&str> = records.iter().filter_map(Record::target).collect();
+    // Two targets may well have backups of one second, and those have the same name.
+    let mut text = if targets.len() > 1 {
+        let header = [
+            "NAME", "TARGET", "STATE", "STARTED", "DATABASE", "TABLES", "ROWS", "STORED", "PROOF",
+        ];
+        let cells = |record: &Record| {
+            let [name, rest @ ..] = record.cells(now);
+            let target = record.target().unwrap_or("-").to_owned();
+            let [state, started, database, tables, rows, stored, proof] = rest;
+            [
+                name, target, state, started, database, tables, rows, stored, proof,
+            ]
+        };
+        table(header, records.iter().map(cells), 5)
+    } else {
+        let header = [
+            "NAME", "STATE", "STARTED", "DATABASE", "TABLES", "ROWS", "STORED", "PROOF",
+        ];
+        table(header, records.iter().map(|record| record.cells(now)), 4)
+    };
+    for record in records {
+        let name = match record.target() {
+            Some(target) if targets.len() > 1 => format!("{} of {target}", record.name),
+            _ => record.name.clone(),
+        };
+        if let Some(said) = record.copy_is_missing() {
+            text += &format!("\n{name}: {said}");
+        }
+        if let Some(tables) = record.rows_left_out() {
+            text += &format!("\n{name}: without the rows of {tables}");
+        }
+        if let Some(reason) = record.reason.as_ref().or(record.suspicious.as_ref()) {
+            text += &format!("\n{name}: {reason}");
+        }
+    }
+    text
 }
 
 /// What to say where the backup that was due is not there.
@@ -185,25 +211,43 @@ async fn copies(
 }
 
 /// What to say where the second store has backups that the first does not have whole.
-fn alone(
+fn only_in_second(
     listed: &[Listed],
     copies: Option<&Result<BTreeMap<ObjectKey, u64>, VaultError>>,
     vault: &Vault,
-) -> Option<String> {
-    let copies = copies?.as_ref().ok()?;
-    let complete = listed.iter().filter(|one| one.state == "complete");
-    let first: BTreeSet<&str> = complete.map(|one| one.key.as_str()).collect();
-    let mut alone = copies.keys().filter(|key| !first.contains(key.as_str()));
-    let count = alone.clone().count() as u64;
+) -> Vec<String> {
+    let (Some(Ok(copies)), Some(second)) = (copies, &vault.second) else {
+        return Vec::new();
+    };
+    let place = second.describe();
+    let states: BTreeMap<&str, &str> = listed
+        .iter()
+        .map(|one| (one.key.as_str(), one.state))
+        .collect();
+    let state = |key: &&ObjectKey| states.get(key.as_str()).copied();
+    let missing = |key: &&ObjectKey| !matches!(state(key), Some("complete" | "unreadable"));
+    let missing: Vec<&ObjectKey> = copies.keys().filter(missing).collect();
+    let unreadable = copies.keys().filter(|key| state(key) == Some("unreadable"));
+    let unreadable: Vec<&ObjectKey> = unreadable.collect();
+    let mut said = Vec::new();
     // Their keys begin with their dates, but for the targets' folders.
-    let one = alone.next_back()?;
-    let name = one.backup_name().unwrap_or(one.as_str());
-    let place = vault.second.as_ref()?.describe();
-    Some(format!(
-        "only the second store, {place}, has {}, such as {name}: restores take it from there, and pgseal copy --back --all mends \
-         the first store",
-        counted(count, "backup")
-    ))
+    if let Some(newest) = missing.last() {
+        let name = newest.backup_name().unwrap_or(newest.as_str());
+        said.push(format!(
+            "only the second store, {place}, has {}, such as {name}: restores take it from there, and pgseal copy --back --all mends \
+             the first store",
+            counted(missing.len() as u64, "backup")
+        ));
+    }
+    // What no passphrase opens here is opened there neither; what was damaged here may be.
+    if let Some(newest) = unreadable.last() {
+        said.push(format!(
+            "the second store, {place}, has copies of {} that cannot be read in the first, such as {newest}: where that is not for \
+             the passphrase, pgseal copy --back {newest} mends it",
+            counted(unreadable.len() as u64, "backup")
+        ));
+    }
+    said
 }
 
 /// One word for a backup's second copy.

@@ -165,6 +165,11 @@ impl Record {
         }
     }
 
+    /// The target that it is of, as its manifest says.
+    pub(super) fn target(&self) -> Option<&str> {
+        self.target.as_deref()
+    }
+
     /// What to say of it where it should have a second copy, and nobody sees one.
     pub(super) fn copy_is_missing(&self) -> Option<&'static str> {
         match self.copy? {

@@ -145,10 +145,13 @@ pub struct Layout {
     root: String,
     /// That, or the target's own folder in it.
     folder: String,
+    /// Whether it is of every target in that folder, and not of one alone.
+    is_of_all: bool,
 }
 
 impl Layout {
-    /// Checks the parts. It is the layout of the target `default`, whose folder has those of all others in it.
+    /// Checks the parts. It is the layout of every target: new backups are put where the target `default` has its own,
+    /// and listings go into the folders of the others too, which are in that one.
     ///
     /// # Errors
     /// A part that is empty, hidden, or not made of letters, digits, `-`, `_` and `.` (the prefix may hold slashes).
@@ -157,10 +160,14 @@ impl Layout {
         if !environment.chars().all(plain) {
             return Err(ObjectKeyError::BadSegment);
         }
-        Self::checked(format!("{prefix}/{environment}"), None)
+        let of_default = Self::checked(format!("{prefix}/{environment}"), None)?;
+        Ok(Self {
+            is_of_all: true,
+            ..of_default
+        })
     }
 
-    /// The layout of one target in the same environment.
+    /// The layout of one target alone in the same environment.
     ///
     /// # Errors
     /// Its name does not fit behind so long a prefix.
@@ -178,7 +185,11 @@ impl Layout {
         // The longest name that this layout ever makes must fit below the folder.
         let longest = "0000/00/backup_pre_restore_00000000_000000_00000000";
         ObjectKey::parse(&format!("{folder}/{longest}{MANIFEST_SUFFIX}"))?;
-        Ok(Self { root, folder })
+        Ok(Self {
+            root,
+            folder,
+            is_of_all: false,
+        })
     }
 
     /// What a listing of this target's objects starts with, its slash included.
@@ -197,11 +208,19 @@ impl Layout {
             .is_some_and(|(year, _)| is_year(year))
     }
 
-    /// Whether an object is of this target, or lies beside its years: then it is of no other target either.
+    /// Whether an object that was listed belongs here: it is of this target, or lies beside its years, and so is of no
+    /// other target either. In a layout of every target, whatever was listed does.
     #[must_use]
     pub fn is_in_reach(&self, key: &ObjectKey) -> bool {
         let below = key.as_str().strip_prefix(&self.listing_prefix());
-        self.is_own(key) || below.is_some_and(|below| !below.contains('/'))
+        self.is_of_all || self.is_own(key) || below.is_some_and(|below| !below.contains('/'))
+    }
+
+    /// What tells listings of this layout from those of others.
+    #[must_use]
+    pub fn listing_name(&self) -> String {
+        let whose = if self.is_of_all { "*" } else { "" };
+        format!("{}{whose}", self.listing_prefix())
     }
 
     /// The key of a small object that shows whether the store can be written. It ends as no backup does.
@@ -284,11 +303,16 @@ mod tests {
         let shop = of_default.of_target(&TargetName::parse("shop").unwrap());
         let shop = shop.unwrap();
         assert_eq!(shop.listing_prefix(), "deep/er/staging/shop/");
-        assert_eq!(shop.of_target(&TargetName::default()).unwrap(), of_default);
+        let of_all = of_default;
+        let of_default = shop.of_target(&TargetName::default()).unwrap();
+        assert_eq!(of_default.listing_prefix(), of_all.listing_prefix());
         let started = time::macros::datetime!(2026-03-09 23:59:07 UTC);
         let key = |layout: &Layout| layout.dump_key(BackupKind::Manual, started, None);
         assert!(shop.is_own(&key(&shop)) && of_default.is_own(&key(&of_default)));
         assert!(!shop.is_own(&key(&of_default)) && !of_default.is_own(&key(&shop)));
+        assert!(of_all.is_in_reach(&key(&shop)) && !of_default.is_in_reach(&key(&shop)));
+        let by_hand = ObjectKey::parse("deep/er/staging/old.gpg").unwrap();
+        assert!(of_default.is_in_reach(&by_hand) && !shop.is_in_reach(&by_hand));
         for bad in ["", "..", "a/b", "a b", ".hidden", "ü"] {
             assert!(Layout::new("backups", bad).is_err(), "{bad:?} was taken");
         }

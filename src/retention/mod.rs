@@ -87,11 +87,7 @@ impl Retention {
     pub async fn plan(&self, wishes: Wishes) -> Result<Plan, RetentionError> {
         self.vault.current_passphrase()?;
         let marks = self.vault.marks().await?;
-        let mut entries = self.vault.list().await?;
-        // The folder of the target `default` has those of the others in it, and each has rules of its own.
-        entries.retain(|entry| {
-            ObjectKey::parse(entry.key()).is_ok_and(|key| self.vault.layout.is_in_reach(&key))
-        });
+        let entries = self.vault.list().await?;
         let mut known = Known {
             proofs: self.vault.proofs().await?,
             ..self.known(&entries).await?

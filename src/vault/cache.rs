@@ -57,11 +57,7 @@ impl ListCache {
     }
 
     fn file(&self, vault: &Vault) -> Option<PathBuf> {
-        let place = format!(
-            "{} {}",
-            vault.store.describe(),
-            vault.layout.listing_prefix()
-        );
+        let place = format!("{} {}", vault.store.describe(), vault.layout.listing_name());
         let name = Digester::of(place.as_bytes()).to_string();
         // Half of the digest tells stores apart as well as all of it.
         Some(

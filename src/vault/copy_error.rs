@@ -44,6 +44,21 @@ pub enum CopyError {
         #[source]
         source: Box<VaultError>,
     },
+    /// Both were read, and one of them is whole.
+    #[error(
+        "{name} can be restored, from its copy in {whole} alone\nhint: pgseal copy {mend} mends the other one"
+    )]
+    OneWhole {
+        /// The backup.
+        name: String,
+        /// The store that has it whole.
+        whole: String,
+        /// What to give to `pgseal copy`.
+        mend: String,
+        /// What is wrong with the other copy.
+        #[source]
+        source: Box<Self>,
+    },
     /// Somebody deletes it.
     #[error("{0} is being deleted, and is not copied")]
     Leaving(String),

@@ -94,7 +94,7 @@ impl Vault {
     /// As [`Vault::list_briefly`], and the store that it is a list of: the second one, where the first cannot be asked.
     ///
     /// # Errors
-    /// As [`Vault::list_briefly`], of the first store: the second cannot be asked either.
+    /// As [`Vault::list_briefly`], of the first store: the second cannot be asked either, or has nothing.
     pub async fn list_either(&self, cache: &ListCache) -> Result<(Vec<Listed>, Which), VaultError> {
         let Some(second) = self.second() else {
             return Ok((self.list_briefly(cache).await?, Which::First));
@@ -104,6 +104,8 @@ impl Vault {
             Err(error) => error,
         };
         match second.list_briefly(cache).await {
+            // A first store that is misspelt is not made good by a second one that is empty.
+            Ok(listed) if listed.is_empty() => Err(error),
             Ok(listed) => {
                 self.said_of_second(&explain(&error));
                 Ok((listed, Which::Second))
@@ -163,7 +165,12 @@ impl Vault {
         match second.fetch(entry.clone(), progress).await {
             Ok(fetched) => Ok(fetched.of_second(Some(note))),
             Err(worse) => {
-                tracing::warn!(reason = explain(&worse), "Nor can the second copy be used");
+                let reason = match &worse {
+                    // The manifest that is known is the first store's.
+                    VaultError::Lost(name) => format!("its store has no sealed dump of {name}"),
+                    worse => explain(worse),
+                };
+                tracing::warn!(reason, "Nor can the second copy be used");
                 if passes(&error) {
                     return self.fetch(entry, progress).await;
                 }

@@ -49,7 +49,7 @@ pub enum VaultError {
     )]
     NoneYet,
     /// Several are called that.
-    #[error("{selector} could be any of {}\nhint: give more of the name, or the whole object key", .names.join(", "))]
+    #[error("{selector} could be any of {}\nhint: give more of the name, its target with --target, or the whole object key", .names.join(", "))]
     Ambiguous {
         /// What was asked for.
         selector: String,
@@ -107,7 +107,7 @@ pub enum VaultError {
     },
     /// The sealed bytes are not those that were stored.
     #[error(
-        "{name}: the sealed dump was changed or damaged: its SHA-256 is {found}, the manifest says {recorded}\nhint: restore an older backup; pgseal list shows them"
+        "{name}: the sealed dump was changed or damaged: its SHA-256 is {found}, the manifest says {recorded}\nhint: a second copy or an older backup may be whole; pgseal list shows them"
     )]
     SealedDigest {
         /// The backup.

@@ -1,6 +1,6 @@
 //! Finding the one backup that somebody means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::list::Pair;
 use super::{Entry, Vault, VaultError};
@@ -98,10 +98,7 @@ impl Vault {
             }
             several => Err(VaultError::Ambiguous {
                 selector: name.to_owned(),
-                names: several
-                    .iter()
-                    .map(|key| key.backup_name().unwrap_or_default().to_owned())
-                    .collect(),
+                names: telling(several),
             }),
         }
     }
@@ -161,6 +158,15 @@ impl Vault {
     }
 }
 
+/// What tells several backups apart: their names or, where two targets have backups of the same second, their keys.
+fn telling(keys: &[&ObjectKey]) -> Vec<String> {
+    let names: BTreeSet<&str> = keys.iter().filter_map(|key| key.backup_name()).collect();
+    if names.len() < keys.len() {
+        return keys.iter().map(ToString::to_string).collect();
+    }
+    names.into_iter().map(str::to_owned).collect()
+}
+
 /// What is whole in the other store alone, is lost in this one.
 fn lost(elsewhere: Entry) -> Entry {
     match elsewhere {
@@ -206,6 +212,19 @@ mod tests {
             Selector::parse("../b.gpg"),
             Err(VaultError::BadKey(_))
         ));
+    }
+
+    #[test]
+    fn backups_of_one_name_are_told_apart_by_their_keys() {
+        let keys = |keys: &[&str]| -> Vec<ObjectKey> {
+            let parsed = keys.iter().map(|key| ObjectKey::parse(key).unwrap());
+            parsed.collect()
+        };
+        let told = |keys: &[ObjectKey]| telling(&keys.iter().collect::<Vec<_>>());
+        let differ = keys(&["p/2026/a.dump.gpg", "p/shop/2026/b.dump.gpg"]);
+        assert_eq!(told(&differ), ["a", "b"]);
+        let same = ["p/2026/a.dump.gpg", "p/shop/2026/a.dump.gpg"];
+        assert_eq!(told(&keys(&same)), same);
     }
 
     #[test]

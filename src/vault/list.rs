@@ -11,6 +11,7 @@ use crate::model::ids::Uid;
 use crate::model::object_key::{DUMP_SUFFIX, MANIFEST_SUFFIX, ObjectKey};
 use crate::model::proof::Proof;
 use crate::model::suspicion::{Measured, suspicious};
+use crate::model::target::TargetName;
 use crate::store::ListedObject;
 
 /// Manifests that are fetched and opened at once. Each takes tens of milliseconds of computing and a round trip.
@@ -77,14 +78,16 @@ impl Vault {
             proof: pair.proof.as_ref().map(content),
         };
         let known = known.get(key.as_str());
-        let proof = self.line_proof(&key, &contents, known).await?;
         let remembered = known.filter(|known| Some(&known.content) == contents.manifest.as_ref());
         let mut listed = match remembered {
             Some(known) => Listed::of_summary(&key, known.summary.clone(), pair.dump.as_ref()),
-            None => Listed::from(&self.entry(key, pair).await?),
+            None => Listed::from(&self.entry(key.clone(), pair).await?),
         };
-        let uid = listed.summary.as_ref().map(|summary| summary.uid);
-        listed.proof = proof.filter(|proof| uid == Some(proof.uid));
+        // Of a backup that cannot be read, nobody could say whether the record is its own.
+        if let Some(uid) = listed.summary.as_ref().map(|summary| summary.uid) {
+            let proof = self.line_proof(&key, &contents, known).await?;
+            listed.proof = proof.filter(|proof| proof.uid == uid);
+        }
         Ok((listed, contents))
     }
 
@@ -104,22 +107,33 @@ impl Vault {
     }
 
     /// What looks wrong beside what is before it in a listing, and was not accepted. Marks are asked for only where something
-    /// does.
+    /// does, in the folder of the target that it is of.
     ///
     /// # Errors
     /// The store fails.
     pub async fn strange(&self, listed: &[Listed]) -> Result<BTreeMap<Uid, String>, VaultError> {
         let measured: Vec<Measured> = complete(listed).map(Measured::from).collect();
-        if suspicious(&measured, &BTreeSet::new()).is_empty() {
-            return Ok(BTreeMap::new());
+        let strange = suspicious(&measured, &BTreeSet::new());
+        if strange.is_empty() {
+            return Ok(strange);
         }
-        Ok(suspicious(&measured, &self.marks().await?.accepted))
+        let of_strange = measured.iter().filter(|one| strange.contains_key(&one.uid));
+        let targets: BTreeSet<&String> = of_strange.map(|one| &one.of.0).collect();
+        let mut accepted = BTreeSet::new();
+        for target in targets {
+            let target = TargetName::parse(target).unwrap_or_default();
+            accepted.extend(self.of_target(&target)?.marks().await?.accepted);
+        }
+        Ok(suspicious(&measured, &accepted))
     }
 
     /// The dumps and manifests in this target's folder, by the dump's key.
     pub(super) async fn pairs(&self) -> Result<BTreeMap<ObjectKey, Pair>, VaultError> {
         let mut pairs: BTreeMap<ObjectKey, Pair> = BTreeMap::new();
-        for object in self.store.list(&self.layout.listing_prefix()).await? {
+        let mut objects = self.store.list(&self.layout.listing_prefix()).await?;
+        // The folder of the target `default` has those of the others in it.
+        objects.retain(|object| self.layout.is_in_reach(&object.key));
+        for object in objects {
             if let Some(dump_key) = object.key.proven_key() {
                 pairs.entry(dump_key).or_default().proof = Some(object);
             } else if let Some(dump_key) = object.key.dump_key() {

@@ -38,13 +38,16 @@ impl Vault {
         };
         let passphrases = self.passphrases.clone();
         let opened = blocking(move || open_bytes(sealed, &passphrases)).await;
-        let proof = opened
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok());
-        if proof.is_none() {
-            tracing::warn!(object.key = %key, "A drill's record cannot be read, and counts as none");
-        }
-        Ok(proof)
+        let read = match opened {
+            Ok(json) => serde_json::from_slice(&json).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(read
+            .inspect_err(|reason| {
+                let reason = reason.lines().next().unwrap_or_default();
+                tracing::warn!(object.key = %key, reason, "A drill's record cannot be read, and counts as none");
+            })
+            .ok())
     }
 
     /// Every proof in this target's folder, by the dump's key.

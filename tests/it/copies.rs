@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::cli::{Pgseal, files};
+use crate::harness::cli::{PASSPHRASE, Pgseal, files};
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::fixture;
 use crate::harness::postgres::{Database, Postgres};
@@ -259,8 +259,12 @@ fn what_is_damaged_on_either_side_becomes_no_copy() {
 
     // One that rotted there is found by its digest, named, and made anew.
     damage(&second.bucket().join(key(&made)));
-    let said = pgseal.fails(4, &["copy", "latest", "--check"]);
+    let said = pgseal.fails(7, &["copy", "latest", "--check"]);
     assert!(said.contains("the second copy of"), "{said}");
+    assert!(
+        said.contains(&format!("pgseal copy {} mends", key(&made))),
+        "{said}"
+    );
     assert_eq!(pgseal.json(&["copy", "latest"])[0]["outcome"], "copied");
     pgseal.ok(&["copy", "latest", "--check"]);
 
@@ -297,6 +301,13 @@ fn a_damaged_or_missing_first_copy_is_replaced_by_the_second_and_said() {
         );
         assert!(text.contains(second.endpoint()), "{text}");
     }
+    // What reads both says what mends it, and not to take an older one.
+    let said = pgseal.fails(7, &["copy", "latest", "--check"]);
+    assert!(
+        said.contains("the first copy of")
+            && said.contains(&format!("pgseal copy --back {} mends", key(&made))),
+        "{said}"
+    );
     // A verification says that one is whole, and does not end as if all were well.
     let verified = pgseal.run(&["verify", name, "--json"]);
     assert_eq!(verified.code, 7, "{verified}");
@@ -348,6 +359,41 @@ fn a_damaged_or_missing_first_copy_is_replaced_by_the_second_and_said() {
     let said = pgseal.fails(4, &["restore", name, "--to", &target.url, "--mode", "new"]);
     assert!(said.contains("SHA-256"), "{said}");
     assert!(!target.exists());
+}
+
+/// Row 173: what cannot be read in the first store is not called missing there, and of what is not there nothing is said to be.
+#[test]
+fn what_is_said_of_two_stores_is_so() {
+    let (first, second, mut pgseal, _source, made) = replicated("said_of_two");
+    let to = Postgres::shared().url("postgres");
+    pgseal.json(&["drill", "latest", "--to", &to]);
+    pgseal.set("BACKUP_GPG_PASSPHRASE", "dummy-another-passphrase");
+    let listed = pgseal.run(&["list"]);
+    assert_eq!(listed.code, 0, "{listed}");
+    let said = &listed.stderr;
+    assert!(
+        said.contains("1 backup that cannot be read in the first")
+            && !said.contains("only the second store"),
+        "{said}"
+    );
+    assert!(!said.contains("drill's record"), "{said}");
+    pgseal.set("BACKUP_GPG_PASSPHRASE", PASSPHRASE);
+
+    std::fs::remove_file(first.bucket().join(key(&made))).unwrap();
+    for object in second.objects() {
+        std::fs::remove_file(second.bucket().join(object)).unwrap();
+    }
+    let said = pgseal.fails(4, &["verify", key(&made)]);
+    assert!(said.contains("its store has no sealed dump"), "{said}");
+
+    // A first store that is misspelt is not made good by an empty one.
+    let misspelt = pgseal.file("misspelt");
+    for name in ["BACKUP_S3_BUCKET", "BACKUP_S3_ENDPOINT_URL"] {
+        pgseal.unset(name);
+    }
+    pgseal.set("BACKUP_STORE", format!("file:{}", misspelt.display()));
+    let said = pgseal.fails(5, &["list"]);
+    assert!(said.contains("is not there"), "{said}");
 }
 
 /// `latest` is never an older day only because the newest one's first copy is gone.

@@ -86,6 +86,53 @@ fn each_target_has_its_own_folder_and_its_own_latest() {
     pgseal.ok(&["verify", key]);
 }
 
+/// Row 172: the folder of `default` has those of the others in it, and what is asked of it is of it alone.
+#[test]
+fn the_target_default_is_one_of_several() {
+    let (first, second) = (shop(), shop());
+    let mut pgseal = Pgseal::new();
+    pgseal.set("DATABASE_URL", &first.url);
+    with_targets(
+        &mut pgseal,
+        &format!("[targets.second]\nurl = \"{}\"\n", second.url),
+    );
+    let made = |target: &str| {
+        let made = pgseal.json(&["backup", "--target", target]);
+        made["object_key"].as_str().unwrap().to_owned()
+    };
+    let of_default = made("default");
+    made("second");
+    second.psql("DROP TABLE events, order_items, orders, customers");
+    let emptied = made("second");
+
+    // The beginning of a name that all of them have.
+    let found = |target: &str| {
+        let shown = pgseal.json(&["show", "backup_manual", "--target", target]);
+        shown["object_key"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(found("default"), of_default);
+    pgseal.ok(&["verify", "backup_manual", "--target", "default"]);
+    let said = pgseal.fails(3, &["verify", "backup_manual"]);
+    assert!(
+        said.contains("could be any of") && said.contains("--target"),
+        "{said}"
+    );
+
+    let listed = pgseal.json(&["list", "--target", "default"]);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!(listed[0]["object_key"], of_default);
+    let header = |arguments: &[&str]| pgseal.ok(arguments).lines().next().unwrap().to_owned();
+    assert!(header(&["list"]).contains("TARGET"));
+    assert!(!header(&["list", "--target", "default"]).contains("TARGET"));
+
+    // What was said of a target's backup is asked for in that target's folder.
+    let listed = || pgseal.json(&["list"]);
+    assert!(listed()[0]["suspicious"].is_string(), "{}", listed());
+    assert!(pgseal.ok(&["list"]).contains(" of second: "));
+    pgseal.ok(&["accept", &emptied]);
+    assert!(listed()[0]["suspicious"].is_null(), "{}", listed());
+}
+
 #[test]
 fn a_restore_goes_to_a_target_by_its_name() {
     let second = shop();
