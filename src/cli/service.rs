@@ -18,7 +18,7 @@ pub(super) struct Service {
 impl Service {
     /// Opens both. A catalog of another version is refused; a Redis that is away is not, because it comes back.
     pub(super) async fn open(queue: &QueueArgs) -> anyhow::Result<Self> {
-        let address = queue.redis()?;
+        let address = config::redis()?;
         let (catalog, _) = config::catalog_address()?;
         let catalog = Catalog::open(&catalog).await?;
         let dispatch = Dispatch {

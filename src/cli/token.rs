@@ -1,6 +1,7 @@
 //! `pgseal token`.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
@@ -20,7 +21,7 @@ For trying the API out, where tokens are signed with JWT_SECRET: whoever has tha
 #[command(after_help = AFTER_HELP)]
 pub(super) struct TokenArgs {
     /// Whose it is; stands in the audit
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     subject: String,
     /// How long it is valid
     #[arg(long, value_name = "HOURS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=24 * 365))]

@@ -1,5 +1,7 @@
 //! `pgseal doctor`: everything a backup and a restore need, looked at one by one, each finding with its fix.
 
+mod service;
+
 use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -7,15 +9,13 @@ use time::OffsetDateTime;
 use super::Context;
 use super::exit::ProblemsFound;
 use super::output::{bytes, moment};
-use super::service::{SHARED_SWITCH, SHARED_SWITCH_FIX};
 use crate::backup::NewerClient;
-use crate::config::{self, ConfigError, NotifyArgs, Settings};
+use crate::config::{self, ConfigError, JwtArgs, NotifyArgs, ScheduleArgs};
 use crate::model::connection::Connection;
 use crate::model::ids::Uid;
 use crate::model::kept::KeptAs;
 use crate::model::object_key::ObjectKey;
 use crate::model::target::TargetName;
-use crate::notify::Channel;
 use crate::pg::inspect::{self, KeptDatabase, Session};
 use crate::pg::{Clients, Finding, Severity};
 use crate::restore;
@@ -27,6 +27,10 @@ pub(super) struct DoctorArgs {
     /// The database, as postgres://ROLE@HOST:5432/DATABASE [default: every target; without one, no server is asked]
     #[arg(value_name = "DATABASE_URL")]
     database_url: Option<String>,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    tokens: JwtArgs,
     #[command(flatten)]
     notify: NotifyArgs,
 }
@@ -77,8 +81,8 @@ impl DoctorArgs {
             };
             findings.extend(found.into_iter().map(|finding| (target.clone(), finding)));
         }
-        let channels = channels(&self.notify, &context.settings);
-        findings.extend(channels.into_iter().map(|finding| (None, finding)));
+        let service = self.service(context).await;
+        findings.extend(service.into_iter().map(|finding| (None, finding)));
         print(context, &findings)
     }
 
@@ -111,40 +115,6 @@ fn no_database() -> Finding {
         "not looked at: no database was named",
         hint_of(&hint),
     )
-}
-
-/// Who hears of what happens; whether they really do, only `pgseal notify test` finds out.
-fn channels(arguments: &NotifyArgs, settings: &Settings) -> Vec<Finding> {
-    let notifier = settings.targets().and_then(|targets| {
-        let notifier = arguments.notifier(&targets)?;
-        Ok((notifier, targets.names()))
-    });
-    let (notifier, targets) = match notifier {
-        Ok(found) => found,
-        Err(error) => return vec![problem("notify", &error)],
-    };
-    if notifier.named().next().is_none() {
-        return vec![Finding::warning(
-            "notify",
-            "nobody hears of a backup that failed",
-            "set BACKUP_SMTP_URL, BACKUP_NOTIFY_WEBHOOK_URL, BACKUP_NOTIFY_SLACK_URL or BACKUP_PING_URL",
-        )];
-    }
-    let found = |(name, channel): (String, &Channel)| {
-        let said = format!("{name}: {}", channel.describe());
-        match channel {
-            Channel::Webhook(webhook) if !webhook.is_signed() => Finding::warning(
-                "notify",
-                said,
-                "set BACKUP_NOTIFY_WEBHOOK_SECRET, so that the receiver can tell who sends",
-            ),
-            _ => Finding::ok("notify", said),
-        }
-    };
-    let shared = notifier
-        .shares_a_switch(&targets)
-        .then(|| Finding::warning("notify", SHARED_SWITCH, SHARED_SWITCH_FIX));
-    notifier.named().map(found).chain(shared).collect()
 }
 
 fn print(context: &Context, findings: &[(Option<TargetName>, Finding)]) -> anyhow::Result<()> {
