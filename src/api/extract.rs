@@ -112,8 +112,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
         query
             .map(|Query(params)| Self(params))
             .map_err(|rejection: QueryRejection| {
-                Problem::invalid("A query parameter is unknown, given twice, or not in its form.")
-                    .because(format!("query: {}", rejection.status()))
+                let wrong = json::what_is_wrong(&rejection.body_text());
+                let wrong = wrong.map(|wrong| format!(": {wrong}")).unwrap_or_default();
+                Problem::invalid(format!(
+                    "A query parameter is unknown, given twice, or not in its form{wrong}."
+                ))
+                .because(format!("query: {}", rejection.status()))
             })
     }
 }
@@ -175,10 +179,14 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Said<T> {
                 "The body has to be JSON, and its Content-Type application/json.",
             ));
         }
-        // The error's text could repeat a part of the body; where it is wrong is enough.
+        // The error's text could repeat a part of the body; where it is wrong, or what is known there, is enough.
         json::object(&bytes).map(Self).map_err(|error| {
-            Problem::invalid("The body is not the JSON object that the documentation shows, or says something twice.")
-                .because(format!("body: line {}, column {}", error.line(), error.column()))
+            let wrong = json::what_is_wrong(&error.to_string());
+            let wrong = wrong.map(|wrong| format!(": {wrong}")).unwrap_or_default();
+            Problem::invalid(format!(
+                "The body is not the JSON object that the documentation shows, or says something twice{wrong}."
+            ))
+            .because(format!("body: line {}, column {}", error.line(), error.column()))
         })
     }
 }

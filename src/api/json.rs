@@ -20,6 +20,26 @@ pub(super) fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json:
     serde_json::from_value(Value::Object(map))
 }
 
+/// What serde's text says of us: which names or values are known where something else stood, and the name of a field that is
+/// not, if it is a plain word. Values of whoever asks are not repeated.
+pub(super) fn what_is_wrong(text: &str) -> Option<String> {
+    const NAME_CHARS_MAX: usize = 40;
+    let (before, expected) = text.rsplit_once("expected ")?;
+    let unknown = before.split_once("unknown field `");
+    let name = unknown.and_then(|(_, rest)| rest.split('`').next());
+    let is_plain = |name: &&str| {
+        let letters = name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        letters && !name.is_empty() && name.len() <= NAME_CHARS_MAX
+    };
+    let expected = expected.split(" at line ").next().unwrap_or_default();
+    Some(match name.filter(is_plain) {
+        Some(name) => format!("{name} is not known here, expected {expected}"),
+        None => format!("expected {expected}"),
+    })
+}
+
 /// A value without doubled names, at any depth.
 struct Once(Value);
 
@@ -84,6 +104,28 @@ impl<'de> Visitor<'de> for OnceVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_said_and_values_are_not() {
+        let wrong = |text| what_is_wrong(text).unwrap_or_default();
+        assert_eq!(
+            wrong("unknown field `tarrget`, expected `target` or `kind` at line 1 column 9"),
+            "tarrget is not known here, expected `target` or `kind`"
+        );
+        assert_eq!(
+            wrong("status: unknown variant `<script>`, expected `ok` or `lost`"),
+            "expected `ok` or `lost`"
+        );
+        assert_eq!(
+            wrong("invalid type: string \"dummy-secret\", expected u32"),
+            "expected u32"
+        );
+        assert_eq!(
+            wrong("unknown field `a b\n`, expected `target`"),
+            "expected `target`"
+        );
+        assert_eq!(what_is_wrong("a name is given twice"), None);
+    }
 
     #[test]
     fn what_is_said_twice_or_too_deep_is_refused() {

@@ -165,6 +165,35 @@ fn bodies_are_taken_only_in_their_form() {
         format!("/api/admin/backups/{id}/restore"),
         "/api/admin/backups/restores/1/rollback".to_owned(),
     ];
+    // What is known there is said, and no value comes back.
+    for (method, path, body, said) in [
+        (
+            "POST",
+            "/api/admin/backups",
+            "{\"tarrget\": \"dummy-value\"}",
+            "tarrget is not known here, expected",
+        ),
+        (
+            "GET",
+            "/api/admin/backups?foo=dummy-value",
+            "",
+            "foo is not known here, expected",
+        ),
+        (
+            "GET",
+            "/api/admin/backups?status=dummy-value",
+            "",
+            "expected one of `",
+        ),
+    ] {
+        let answer = api.ask(method, path, body);
+        let text = answer.text();
+        assert_eq!(answer.status, 400, "{path}: {text}");
+        assert!(
+            text.contains(said) && !text.contains("dummy-value"),
+            "{path}: {text}"
+        );
+    }
     let deep = format!("{{\"labels\": {}", "{\"a\":".repeat(20_000));
     let mut bodies: Vec<String> = [
         "{",
