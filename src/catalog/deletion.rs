@@ -108,14 +108,14 @@ impl Catalog {
         Ok(row)
     }
 
-    /// The object is gone: so goes the row. One that is gone already is no error.
+    /// The object is gone: so goes the row. `false`: somebody else was quicker, which is no error.
     ///
     /// # Errors
     /// The catalog fails.
-    pub async fn finish_deletion(&self, id: BackupId) -> Result<(), CatalogError> {
+    pub async fn finish_deletion(&self, id: BackupId) -> Result<bool, CatalogError> {
         let doing = "delete the backup's row";
         let mut transaction = self.begin(doing).await?;
-        sqlx::query!(
+        let deleted = sqlx::query!(
             "DELETE FROM pgseal.backups WHERE id = $1 AND deletion = 'deleting'",
             id.get()
         )
@@ -124,7 +124,8 @@ impl Catalog {
         .map_err(self.failed(doing))?;
         self.record_here(&mut transaction, Task::Backup(id), "done")
             .await?;
-        transaction.commit().await.map_err(self.failed(doing))
+        transaction.commit().await.map_err(self.failed(doing))?;
+        Ok(deleted.rows_affected() > 0)
     }
 
     /// The store keeps the object: the backup stays, and its row says until when, where the store told.

@@ -98,7 +98,8 @@ impl EnqueueArgs {
             What::Restore(arguments) => arguments.run(context).await?,
         };
         context.output.print(&asked, || {
-            let later = "\nRedis does not answer: the job is made within a minute of its return";
+            let later =
+                "\nRedis has not taken the job yet: it is made within a minute of when it does";
             format!("{said}{}", if asked.queued { "" } else { later })
         })
     }

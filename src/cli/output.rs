@@ -7,10 +7,10 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::macros::format_description;
 
 use super::exit::OutputClosed;
 use crate::model::ids::Uid;
+pub(super) use crate::model::moment::moment;
 use crate::model::proof::Proof;
 use crate::model::summary::Summary;
 use crate::progress::{Progress, StageTime};
@@ -372,7 +372,6 @@ pub(super) fn took(progress: &Progress) -> String {
     format!("{:.1} s: {}", all.as_secs_f64(), words.join(", "))
 }
 
-/// A moment in UTC, to the second.
 fn proof(proof: &Proof) -> String {
     let mut text = format!(
         "{}, {}, after {:.1} s",
@@ -393,12 +392,4 @@ fn age(age: time::Duration) -> String {
         (_, hours, _) if hours > 0 => format!("{hours} h ago"),
         (.., minutes) => format!("{} min ago", minutes.max(0)),
     }
-}
-
-pub(super) fn moment(moment: OffsetDateTime) -> String {
-    let utc = moment.to_offset(time::UtcOffset::UTC);
-    utc.format(format_description!(
-        "[year]-[month]-[day] [hour]:[minute]:[second] UTC"
-    ))
-    .unwrap_or_default()
 }

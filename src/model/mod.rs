@@ -13,6 +13,7 @@ pub mod ids;
 pub mod kept;
 pub mod kind;
 pub mod manifest;
+pub mod moment;
 pub mod object_key;
 pub mod passphrase;
 pub mod pgpass;

@@ -21,7 +21,7 @@ pub enum DeleteError {
 }
 
 /// Deletes a backup, object and row; one whose deletion was interrupted is gone on with. How many versions of its objects
-/// there were.
+/// there were; `None`: somebody else, who deleted it too, was done before.
 ///
 /// # Errors
 /// Somebody needs it, the store keeps it, or either of the two fails.
@@ -30,7 +30,7 @@ pub async fn delete(
     catalog: &Catalog,
     id: BackupId,
     last_good: LastGood,
-) -> Result<u64, DeleteError> {
+) -> Result<Option<u64>, DeleteError> {
     let row = catalog.begin_deletion(id, last_good).await?;
     let versions = match delete_objects(vault, &row).await {
         Ok(versions) => versions,
@@ -41,8 +41,8 @@ pub async fn delete(
             return Err(error.into());
         }
     };
-    catalog.finish_deletion(id).await?;
-    Ok(versions)
+    let is_ours = catalog.finish_deletion(id).await?;
+    Ok(is_ours.then_some(versions))
 }
 
 /// What stands under a row's key only if it is this backup's own, in either store. The key of a try that came to nothing may

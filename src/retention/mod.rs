@@ -22,6 +22,7 @@ use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, Uid};
 use crate::model::kind::BackupKind;
 use crate::model::manifest::Manifest;
+use crate::model::moment::moment;
 use crate::model::object_key::ObjectKey;
 use crate::model::policy::Policy;
 use crate::model::proof::Proof;
@@ -159,7 +160,7 @@ impl Retention {
         Ok(())
     }
 
-    async fn delete_one(&self, of: &Candidate) -> Result<u64, DeleteError> {
+    async fn delete_one(&self, of: &Candidate) -> Result<Option<u64>, DeleteError> {
         let key = ObjectKey::parse(&of.key).map_err(|_| VaultError::BadKey(of.key.clone()))?;
         if matches!(of.what, What::Unfinished | What::Foreign) {
             let manifest = key.manifest_key();
@@ -175,9 +176,9 @@ impl Retention {
         }
         // What has no manifest has no copy either, or one that is better than it.
         if matches!(of.what, What::Unfinished | What::Foreign | What::Headless) {
-            return Ok(self.vault.delete_here(&key).await?);
+            return Ok(Some(self.vault.delete_here(&key).await?));
         }
-        Ok(self.vault.delete_key(&key, of.uid).await?)
+        Ok(Some(self.vault.delete_key(&key, of.uid).await?))
     }
 
     /// Every complete backup gets a row first, as housekeeping would give it one: without, nobody could keep it from being
@@ -389,7 +390,7 @@ fn pins(
     }
     let locked = row.and_then(|row| row.locked_until);
     if let Some(until) = locked.filter(|until| *until > now) {
-        pins.push(format!("the store keeps it until {until}"));
+        pins.push(format!("the store keeps it until {}", moment(until)));
     }
     if let (Some(target), Some(row)) = (&known.target, row) {
         if row.target != *target {
@@ -419,15 +420,15 @@ fn pins(
     pins
 }
 
-fn sort_in(key: &str, deleted: Result<u64, DeleteError>, pruned: &mut Pruned) {
+fn sort_in(key: &str, deleted: Result<Option<u64>, DeleteError>, pruned: &mut Pruned) {
     let key = key.to_owned();
     match deleted {
-        Ok(versions) => {
+        Ok(Some(versions)) => {
             pruned.versions += versions;
             pruned.deleted.push(key);
         }
         // Somebody else deleted it meanwhile.
-        Err(DeleteError::Catalog(CatalogError::NoSuchBackup(_))) => {}
+        Ok(None) | Err(DeleteError::Catalog(CatalogError::NoSuchBackup(_))) => {}
         Err(error @ DeleteError::Completed) => pruned.needed.push((key, explain(&error))),
         Err(DeleteError::Catalog(error @ CatalogError::Needed { .. })) => {
             pruned.needed.push((key, explain(&error)));

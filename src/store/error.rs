@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
+use crate::model::moment::moment;
 use crate::model::object_key::ObjectKey;
 
 /// The cause below a [`StoreError`].
@@ -32,7 +33,7 @@ pub enum StoreError {
         key: ObjectKey,
     },
     /// Object Lock, or a legal hold, keeps the object. Trying again before `until` is of no use.
-    #[error("delete {key}: the store keeps it locked{}", until.map(|until| format!(" until {until}")).unwrap_or_default())]
+    #[error("delete {key}: the store keeps it locked{}", until.map(|until| format!(" until {}", moment(until))).unwrap_or_default())]
     Locked {
         /// The object that stays.
         key: ObjectKey,

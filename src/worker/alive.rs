@@ -72,8 +72,7 @@ impl Alive {
     }
 
     fn problem(&self, now: OffsetDateTime) -> Option<String> {
-        let process = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        if process.is_none_or(|pid| test_kill_process(pid).is_err()) {
+        if !is_there(self.pid) {
             return Some("is gone".to_owned());
         }
         let silent = now - self.at;
@@ -122,7 +121,16 @@ pub fn living(folder: &Path, now: OffsetDateTime) -> Result<Vec<Alive>, AliveErr
     }
 }
 
+/// Whether a process runs. One that was killed can still be signalled until its parent has asked how it ended, and in a
+/// container often nobody does.
 fn is_there(pid: u32) -> bool {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    process.is_some_and(|pid| test_kill_process(pid).is_ok())
+    process.is_some_and(|pid| test_kill_process(pid).is_ok()) && !is_zombie(pid)
+}
+
+/// By proc_pid_stat(5): the state is behind the program's name, which is in parentheses and may hold some itself.
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    state.starts_with(['Z', 'X'])
 }

@@ -128,13 +128,17 @@ impl Worker {
     }
 
     async fn tell_of_retention(&self, target: &TargetName, plan: &Plan, pruned: &Pruned) {
+        let said = match pruned.deleted.len() {
+            0 => "Retention deleted nothing",
+            _ => "Retention deleted backups",
+        };
         tracing::info!(
             %target,
             deleted = ?pruned.deleted,
             versions = pruned.versions,
             needed = ?pruned.needed,
             locked = ?pruned.locked,
-            "Retention deleted backups"
+            "{said}"
         );
         let target = || target.to_string();
         let mut events: Vec<Alert> = pruned

@@ -18,6 +18,9 @@ const TELL_PAUSE: Duration = Duration::from_secs(1);
 /// For so long it is tried. After that, another worker's housekeeping finds the job, and the catalog tells it the end.
 const TELL_WITHIN: Duration = Duration::from_secs(10 * 60);
 
+/// What is still so is said again after this, and not with every try.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
 impl Worker {
     /// Runs a job that was claimed, and settles it. Every line that is logged meanwhile names the job and, where somebody
     /// asked for it by the API, that request.
@@ -83,6 +86,7 @@ impl Worker {
     /// Tells Redis how the job ended, as long as it takes.
     async fn tell(&self, taken: &Taken, ending: &Told, stop: &Stop) {
         let until = Instant::now() + TELL_WITHIN;
+        let mut said: Option<Instant> = None;
         loop {
             let told = self
                 .dispatch
@@ -96,9 +100,11 @@ impl Worker {
                         "Redis gave the job up meanwhile; how it ended stands in the catalog"
                     );
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "Redis cannot be told how a job ended");
+                Err(error) if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) => {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, "Redis cannot be told how a job ended; it is tried every second");
                 }
+                Err(_) => {}
             }
             self.touch();
             if Instant::now() >= until || stop.cold.is_cancelled() {
