@@ -27,6 +27,7 @@ impl Service {
             functions: queue.functions(),
             queue_name: queue.default_queue.clone(),
             time_limit: queue.time_limit(),
+            retry_pause: queue.retry_pause(),
         };
         Ok(Self { dispatch })
     }

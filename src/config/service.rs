@@ -35,6 +35,9 @@ pub struct QueueArgs {
         value_parser = clap::value_parser!(u32).range(1..=MINUTES_MAX)
     )]
     job_timeout_minutes: u32,
+    /// How long after a failure a backup is tried once more, in seconds
+    #[arg(long, env = "BACKUP_RETRY_SECONDS", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(..=86_400), hide_short_help = true)]
+    retry_seconds: u32,
     /// What all of RQ's keys begin with, where its version 3 was told another word
     #[arg(long, env = "RQ_KEY_PREFIX", value_name = "TEXT", default_value = PREFIX_DEFAULT, hide_short_help = true)]
     rq_key_prefix: String,
@@ -136,16 +139,16 @@ pub struct WorkerTimes {
     shutdown_grace_seconds: u32,
 }
 
-impl QueueArgs {
-    /// Where Redis is: `REDIS_URL`, or the file that `REDIS_URL_FILE` names.
-    ///
-    /// # Errors
-    /// None is named, or the URL cannot be read.
-    pub fn redis(&self) -> Result<RedisAddress, ConfigError> {
-        let url = secret("REDIS_URL", None)?.ok_or(ConfigError::NoRedis)?;
-        RedisAddress::parse(url.expose_secret()).map_err(ConfigError::Redis)
-    }
+/// Where Redis is: `REDIS_URL`, or the file that `REDIS_URL_FILE` names.
+///
+/// # Errors
+/// None is named, or the URL cannot be read.
+pub fn redis() -> Result<RedisAddress, ConfigError> {
+    let url = secret("REDIS_URL", None)?.ok_or(ConfigError::NoRedis)?;
+    RedisAddress::parse(url.expose_secret()).map_err(ConfigError::Redis)
+}
 
+impl QueueArgs {
     /// How RQ's keys are called.
     #[must_use]
     pub fn keys(&self) -> Keys {
@@ -164,6 +167,12 @@ impl QueueArgs {
             copy: named.copy,
             prune: named.prune,
         }
+    }
+
+    /// How long after a failure a backup is tried once more.
+    #[must_use]
+    pub const fn retry_pause(&self) -> Duration {
+        Duration::from_secs(self.retry_seconds as u64)
     }
 
     /// How long a job may take.

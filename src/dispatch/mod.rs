@@ -56,6 +56,8 @@ pub struct Dispatch {
     pub queue_name: QueueName,
     /// How long a job may take.
     pub time_limit: Duration,
+    /// How long after a failure a backup is tried again: what passes by itself is over in a minute, and not in a moment.
+    pub retry_pause: Duration,
 }
 
 /// A backup that somebody wants.
@@ -375,6 +377,15 @@ impl Dispatch {
         }
     }
 
+    /// RQ's intervals between tries; none where it is to come at once.
+    fn pauses(&self) -> Vec<u32> {
+        let seconds = u32::try_from(self.retry_pause.as_secs()).unwrap_or(u32::MAX);
+        Some(seconds)
+            .filter(|seconds| *seconds > 0)
+            .into_iter()
+            .collect()
+    }
+
     /// The job that names a row; `None` where another program wrote names into the row that Redis cannot have.
     fn new_job(&self, pending: &PendingJob) -> Option<NewJob> {
         let job = match pending.task {
@@ -389,7 +400,7 @@ impl Dispatch {
         Some(NewJob {
             timeout: lifetime(pending.time_limit),
             result_ttl: Some(RESULT_TTL),
-            retries: (retries > 0).then(|| (retries, Vec::new())),
+            retries: (retries > 0).then(|| (retries, self.pauses())),
             depends_on: depends_on.transpose().ok()?.into_iter().collect(),
             ..NewJob::new(id, queue, call)
         })

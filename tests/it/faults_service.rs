@@ -305,6 +305,7 @@ fn dispatch(catalog: Catalog, queue: Queue) -> Dispatch {
         functions: Functions::default(),
         queue_name: QueueName::parse("backups").unwrap(),
         time_limit: Duration::from_secs(600),
+        retry_pause: Duration::ZERO,
     }
 }
 

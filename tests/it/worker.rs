@@ -7,6 +7,7 @@ use crate::harness::cli::Pgseal;
 use crate::harness::equality::{Content, assert_same};
 use crate::harness::postgres::Postgres;
 use crate::harness::service::Service;
+use crate::harness::somebody::until;
 
 #[test]
 fn a_backup_that_was_asked_for_is_made_and_recorded_everywhere() {
@@ -159,6 +160,32 @@ fn a_target_has_one_job_at_a_time() {
     assert_eq!(service.listed().len(), 2);
 }
 
+/// Row 177: what passes by itself is over when a backup is tried once more.
+#[test]
+fn a_backup_that_failed_is_tried_again_a_while_later() {
+    let mut service = Service::start();
+    let tried = service.pgseal.file("tried");
+    let script = format!(
+        "if [ -e '{0}' ]; then exec \"$REAL\" \"$@\"; fi; touch '{0}'; echo 'pg_dump: error: out of luck' >&2; exit 1",
+        tried.display()
+    );
+    service.with_pg_dump(&script);
+    service.pgseal.set("BACKUP_RETRY_SECONDS", "3");
+    let (id, job) = service.enqueue_backup();
+    service.burst();
+    assert_eq!(service.backup(id, "status || ' ' || attempt"), "pending 2");
+    assert_eq!(service.job_status(&job), "scheduled");
+    let worker = service.worker("later");
+    until("the second try", || {
+        service.backup(id, "status") == "completed"
+    });
+    let apart = "SELECT extract(epoch FROM max(at) - min(at)) FROM pgseal.events WHERE kind = 'backup.started'";
+    let apart = service.catalog.psql(apart);
+    // RQ's moments are whole seconds.
+    assert!(apart.parse::<f64>().unwrap() > 2.0, "{apart}");
+    Service::end(worker);
+}
+
 #[test]
 fn a_check_tells_whether_the_worker_of_this_machine_lives() {
     let service = Service::start();
@@ -168,6 +195,10 @@ fn a_check_tells_whether_the_worker_of_this_machine_lives() {
     let living = service.pgseal.json(&["worker", "--check"]);
     assert_eq!(living["workers"][0]["name"], json!("healthy"));
     worker.signal(Signal::KILL);
+    // Nobody has asked yet how it ended, so that the kernel still knows its process.
+    until("the dead worker to be seen", || {
+        service.pgseal.run(&["worker", "--check"]).code == 1
+    });
     worker.wait();
     let dead = service.pgseal.fails(1, &["worker", "--check"]);
     assert!(

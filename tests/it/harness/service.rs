@@ -36,6 +36,7 @@ impl Service {
         for (name, seconds) in [("HEARTBEAT", "1"), ("MAINTENANCE", "1"), ("LEASE", "8")] {
             pgseal.set(&format!("BACKUP_WORKER_{name}_SECONDS"), seconds);
         }
+        pgseal.set("BACKUP_RETRY_SECONDS", "0");
         pgseal.ok(&["migrate"]);
         Self {
             redis,
