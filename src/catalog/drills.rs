@@ -11,6 +11,8 @@ use super::{Catalog, CatalogError};
 use crate::model::drill::{Choice, Drillable, next};
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
+use crate::model::moment::moment;
+use crate::model::proof::Verdict;
 
 /// A slot whose drill was asked for, and what else a slot without one may be waiting for.
 const ASKED: &str = "asked for";
@@ -227,6 +229,28 @@ impl Catalog {
         );
         let last = last.fetch_one(&mut *session).await;
         last.map_err(self.failed(doing))
+    }
+
+    /// What the newest drill of a target came to, where that is later than its last proof.
+    ///
+    /// # Errors
+    /// The catalog fails.
+    pub async fn unproved_because(&self, target: &str) -> Result<Option<String>, CatalogError> {
+        let doing = "look for the last drill";
+        let mut session = self.session(doing).await?;
+        let newest = sqlx::query!(
+            "SELECT proof, proof_reason, proof_at FROM pgseal.backups WHERE target = $1 AND proof_at IS NOT NULL \
+             ORDER BY proof_at DESC LIMIT 1",
+            target
+        );
+        let newest = newest.fetch_optional(&mut *session).await;
+        let newest = newest.map_err(self.failed(doing))?;
+        let unproved = newest.filter(|newest| newest.proof != Verdict::Proven.as_str());
+        Ok(unproved.map(|unproved| {
+            let at = unproved.proof_at.map(moment).unwrap_or_default();
+            let reason = unproved.proof_reason.unwrap_or_default();
+            format!("the last drill, of {at}, was {}: {reason}", unproved.proof)
+        }))
     }
 
     /// Since when a rule is kept, by its name and its words: since this moment, where nobody knew it.

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use super::outbox::tell_in;
+use super::outbox::{OnceSince, tell_in};
 use super::{Catalog, CatalogError};
 use crate::model::alert::Alert;
 use crate::model::event::{EventKind, Facts};
 
 /// What is still so is told again after a day, and not with every look.
-const AGAIN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const AGAIN: OnceSince = OnceSince {
+    within: Duration::from_hours(24),
+    moment: None,
+};
+/// An outage is told once a day, also where the day's slot is found missing some hours earlier than the day before.
+const OVERDUE_AGAIN_AFTER: Duration = Duration::from_hours(20);
 
 impl Catalog {
     /// Says an alert in the log, and puts it into the outbox for whoever is notified.
@@ -35,21 +40,30 @@ pub(super) fn log(alert: &Alert) {
     );
 }
 
-/// Puts an alert into the outbox, in the transaction of the change that it tells of.
-pub(super) async fn tell_of(session: &mut PgConnection, alert: &Alert) -> Result<(), sqlx::Error> {
-    let (kind, once_within) = match alert {
+/// Puts an alert into the outbox, in the transaction of the change that it tells of. Whether it is news there.
+pub(super) async fn tell_of(
+    session: &mut PgConnection,
+    alert: &Alert,
+) -> Result<bool, sqlx::Error> {
+    let (kind, once_since) = match alert {
+        // Each slot that is missed is remembered, and an outage is one.
+        Alert::BackupOverdue { last, .. } => {
+            let since = OnceSince {
+                within: OVERDUE_AGAIN_AFTER,
+                moment: *last,
+            };
+            (EventKind::BackupOverdue, Some(since))
+        }
         // What is due is remembered, so that it comes once.
-        Alert::BackupOverdue { .. } => (EventKind::BackupOverdue, None),
         Alert::ProofOverdue { .. } => (EventKind::ProofOverdue, None),
         // A trigger tells of each backup whose health changes.
-        Alert::BackupSuspicious { .. } => return Ok(()),
-        Alert::RetentionHeld { .. } => (EventKind::PruneFrozen, Some(AGAIN_AFTER)),
-        Alert::DeletionFailed { .. } => (EventKind::PruneFailed, Some(AGAIN_AFTER)),
+        Alert::BackupSuspicious { .. } => return Ok(false),
+        Alert::RetentionHeld { .. } => (EventKind::PruneFrozen, Some(AGAIN)),
+        Alert::DeletionFailed { .. } => (EventKind::PruneFailed, Some(AGAIN)),
     };
     let facts = Facts {
         error: Some(alert.to_string()),
         ..Facts::default()
     };
-    let told = tell_in(session, kind, alert.target(), &facts, once_within).await;
-    told.map(drop)
+    tell_in(session, kind, alert.target(), &facts, once_since).await
 }

@@ -319,14 +319,23 @@ impl Catalog {
     }
 }
 
-/// Records an event that no row's change of state tells, in the transaction of the change that it tells of. `once_within`: not
-/// where the target has had the same kind within that time. Whether it was recorded.
+/// What was told is not told again while both are so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnceSince {
+    /// It was told within this time.
+    pub(super) within: Duration,
+    /// And after this moment, where one is named: what was told before it is another story.
+    pub(super) moment: Option<OffsetDateTime>,
+}
+
+/// Records an event that no row's change of state tells, in the transaction of the change that it tells of. `once_since`: not
+/// where the target has had the same kind since then. Whether it was recorded.
 pub(super) async fn tell_in(
     session: &mut PgConnection,
     kind: EventKind,
     target: &str,
     facts: &Facts,
-    once_within: Option<Duration>,
+    once_since: Option<OnceSince>,
 ) -> Result<bool, sqlx::Error> {
     // Two that find the same at once take turns, and the second one sees what the first one wrote.
     sqlx::query!(
@@ -339,11 +348,12 @@ pub(super) async fn tell_in(
     let inserted = sqlx::query!(
         "INSERT INTO pgseal.events (kind, target, facts) SELECT $1, $2, $3 \
          WHERE NOT EXISTS (SELECT FROM pgseal.events WHERE kind = $1 AND target = $2 \
-            AND at > clock_timestamp() - make_interval(secs => $4))",
+            AND at > greatest(clock_timestamp() - make_interval(secs => $4), $5::timestamptz))",
         kind.as_str(),
         target,
         serde_json::json!(facts),
-        once_within.map_or(0.0, seconds),
+        once_since.map_or(0.0, |once| seconds(once.within)),
+        once_since.and_then(|once| once.moment),
     );
     Ok(inserted.execute(session).await?.rows_affected() > 0)
 }

@@ -164,8 +164,8 @@ impl Catalog {
         last.map_err(self.failed(doing))
     }
 
-    /// Writes down that nothing came of a slot in time, and tells of it where nobody did before. Both or neither: who ends
-    /// between the two would have told nobody, and kept everyone else from it.
+    /// Writes down that nothing came of a slot in time, and tells of it where nobody did before, nor lately of an earlier slot of
+    /// the same outage. Both or neither: who ends between the two would have told nobody, and kept everyone else from it.
     ///
     /// # Errors
     /// The catalog fails; whoever looks next tells of it.
@@ -188,9 +188,11 @@ impl Catalog {
             return Ok(());
         }
         let told = tell_of(&mut transaction, alert).await;
-        told.map_err(self.failed(doing))?;
+        let is_news = told.map_err(self.failed(doing))?;
         transaction.commit().await.map_err(self.failed(doing))?;
-        log(alert);
+        if is_news {
+            log(alert);
+        }
         Ok(())
     }
 }

@@ -62,6 +62,10 @@ pub(super) enum KindArg {
 
 impl BackupArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        if let Some(target) = &self.target.target {
+            // Nobody is told of a target that is a slip of the pen.
+            context.settings.targets()?.require(target)?;
+        }
         let target = self.target.target.clone().unwrap_or_default();
         let progress = Arc::new(Progress::default());
         let teller = Teller::of(&self.notify, &target, context);

@@ -21,6 +21,7 @@ use crate::model::target::TargetName;
 use crate::progress::Progress;
 use crate::restore::plan::{Way, Wishes};
 use crate::restore::{self, Mode, RestoreRequest, Restored, Safety};
+use crate::vault::Entry;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -93,7 +94,8 @@ struct Report<'a> {
 
 impl RestoreArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let (target, to) = self.to(&context.settings)?;
+        let (named, to) = self.to(&context.settings)?;
+        let target = named.clone().unwrap_or_default();
         let chosen = &self.plan.choices;
         let wishes = Wishes::of(self.way(), &chosen.choices()?);
         let plan_id = chosen.plan_id()?;
@@ -139,7 +141,13 @@ impl RestoreArgs {
             plan: plan_id,
             lock_wait: self.plan.lock_wait(),
         };
-        self.carry_out(&stages, request, context).await
+        // Whose backup it is, where it goes to no target.
+        let concerned = named.or_else(|| match &request.found.entry {
+            Entry::Complete(manifest) => TargetName::parse(&manifest.target).ok(),
+            _ => None,
+        });
+        let teller = Teller::of(&self.notify, &concerned.unwrap_or_default(), context);
+        self.carry_out(&stages, request, &teller, context).await
     }
 
     /// Restores, says what came of it, and tells who wants to hear of it.
@@ -147,9 +155,9 @@ impl RestoreArgs {
         &self,
         stages: &Stages,
         request: RestoreRequest,
+        teller: &Teller,
         context: &Context,
     ) -> anyhow::Result<()> {
-        let teller = Teller::of(&self.notify, &request.target, context);
         let known = event::Facts {
             database: Some(request.to.database().to_owned()),
             object_key: Some(request.found.entry.key().to_owned()),
@@ -196,18 +204,16 @@ impl RestoreArgs {
         printed
     }
 
-    /// No URL is a target's name: it has a colon.
-    fn to(&self, settings: &Settings) -> anyhow::Result<(TargetName, Connection)> {
-        Ok(match TargetName::parse(&self.to) {
-            Ok(target) => {
-                let to = settings.targets()?.connection(&target)?;
-                (target, to)
-            }
-            Err(_) => (
-                TargetName::default(),
-                config::connection(Some(&self.to), "--to")?,
-            ),
-        })
+    /// Where it goes, and which target that is, if it is one. No URL is a target's name: it has a colon.
+    fn to(&self, settings: &Settings) -> anyhow::Result<(Option<TargetName>, Connection)> {
+        if let Ok(target) = TargetName::parse(&self.to) {
+            let to = settings.targets()?.connection(&target)?;
+            return Ok((Some(target), to));
+        }
+        let to = config::connection(Some(&self.to), "--to")?;
+        // What is wrong with the targets keeps nobody from a restore into another place.
+        let target = settings.targets().ok();
+        Ok((target.and_then(|targets| targets.that_is(&to)), to))
     }
 
     fn confirmed_by(&self, settings: &Settings, to: &Connection) -> anyhow::Result<String> {

@@ -7,11 +7,12 @@ use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::ConfigError;
-use super::environment::{environment, secret};
+use super::environment::{environment, is_set, secret};
 
 /// A key's file may be this large, in bytes.
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 const PUBLIC_KEY: &str = "JWT_PUBLIC_KEY";
+const PUBLIC_KEY_FILE: &str = "JWT_PUBLIC_KEY_FILE";
 
 /// How the API is served.
 #[derive(Args, Clone, Debug)]
@@ -110,6 +111,13 @@ pub enum AlgorithmArg {
 }
 
 impl JwtArgs {
+    /// Whether a key is named at all, by its variable or a file.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        let names = ["JWT_SECRET", "JWT_SECRET_FILE", PUBLIC_KEY, PUBLIC_KEY_FILE];
+        names.into_iter().any(is_set)
+    }
+
     /// What tokens are checked with: the secret for HS256, else the public key's PEM.
     ///
     /// # Errors
@@ -139,7 +147,7 @@ impl JwtArgs {
 
 /// A PEM has several lines, so its file is read whole.
 fn public_key() -> Result<Option<SecretString>, ConfigError> {
-    let file = environment("JWT_PUBLIC_KEY_FILE").filter(|value| !value.is_empty());
+    let file = environment(PUBLIC_KEY_FILE).filter(|value| !value.is_empty());
     let Some(path) = file.map(PathBuf::from) else {
         return secret(PUBLIC_KEY, None);
     };
@@ -147,7 +155,7 @@ fn public_key() -> Result<Option<SecretString>, ConfigError> {
         return Err(ConfigError::Twice(PUBLIC_KEY));
     }
     let failed = |source| ConfigError::SecretFile {
-        variable: "JWT_PUBLIC_KEY_FILE".to_owned(),
+        variable: PUBLIC_KEY_FILE.to_owned(),
         path: path.clone(),
         source,
     };
@@ -158,7 +166,7 @@ fn public_key() -> Result<Option<SecretString>, ConfigError> {
     let text = SecretString::from(text);
     if text.expose_secret().trim().is_empty() {
         return Err(ConfigError::EmptySecretFile {
-            variable: "JWT_PUBLIC_KEY_FILE".to_owned(),
+            variable: PUBLIC_KEY_FILE.to_owned(),
             path,
         });
     }

@@ -5,13 +5,21 @@
 
 use super::ConfigError;
 use super::database::{completed, parse};
-use super::environment::secret;
+use super::environment::{is_set, secret};
 use crate::catalog::CreateDatabase;
 use crate::model::connection::Connection;
 
 const VARIABLE: &str = "CATALOG_DATABASE_URL";
 /// The database that the catalog is in where nothing else is said.
 const DATABASE_DEFAULT: &str = "pgseal";
+
+/// Whether somebody named one, by `CATALOG_DATABASE_URL` or its file.
+#[must_use]
+pub fn names_catalog() -> bool {
+    [VARIABLE, "CATALOG_DATABASE_URL_FILE"]
+        .into_iter()
+        .any(is_set)
+}
 
 /// Where the catalog is, and whether its database may be created: only the default one, which nobody could mistype.
 ///

@@ -23,13 +23,13 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 pub use api::{AlgorithmArg, ApiArgs, ConfirmArg, JwtArgs};
-pub use catalog::catalog_address;
+pub use catalog::{catalog_address, names_catalog};
 pub use database::{connection, drill_server, drill_server_if_named};
 use environment::{environment, every_name_is_known, is_set, read_lines, secret};
 pub use notify::NotifyArgs;
 pub use operate::{Due, RetentionArgs, ScheduleArgs, are_rules_typed};
 pub(crate) use service::queue_name;
-pub use service::{LogArgs, QueueArgs, WorkerTimes};
+pub use service::{LogArgs, QueueArgs, WorkerTimes, redis};
 pub use store::{CopyStoreArgs, StoreArgs};
 pub(crate) use targets::target_name;
 pub use targets::{Targets, TargetsArgs};
@@ -116,7 +116,7 @@ pub enum ConfigError {
     #[error("{0} and {0}_FILE are both set\nhint: unset one of them")]
     Twice(&'static str),
     /// A secret's file cannot be read.
-    #[error("read the file that {variable} names, {}", path.display())]
+    #[error("read the file that {variable} names, {}\nhint: let {variable} name a file that this user can read", path.display())]
     SecretFile {
         /// The variable.
         variable: String,
@@ -127,7 +127,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// A secret's file has nothing in its first line.
-    #[error("the file that {variable} names, {}, has an empty or blank first line", path.display())]
+    #[error("the file that {variable} names, {}, has an empty or blank first line\nhint: write the secret into its first line", path.display())]
     EmptySecretFile {
         /// The variable.
         variable: String,

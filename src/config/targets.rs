@@ -154,6 +154,17 @@ impl Targets {
         })
     }
 
+    /// The target whose database a URL names, by the same host, port and name; `None`: no target's.
+    #[must_use]
+    pub fn that_is(&self, connection: &Connection) -> Option<TargetName> {
+        let place = |of: &Connection| (of.hosts().to_vec(), of.database().to_owned());
+        let is_it = |name: &&TargetName| {
+            let known = self.connection(name);
+            known.is_ok_and(|known| place(&known) == place(connection))
+        };
+        self.sources.keys().find(is_it).cloned()
+    }
+
     /// The names of all targets: `default` where none is configured, which is how those call it who only ask others.
     #[must_use]
     pub fn names(&self) -> Vec<TargetName> {

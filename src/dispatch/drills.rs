@@ -197,6 +197,7 @@ impl DrillTimetable {
                 target: self.target.clone(),
                 due,
                 last: last_proof,
+                reason: catalog.unproved_because(&self.target).await?,
             };
             // As long as nothing is proved, it is due at this same moment.
             catalog.note_overdue(&self.watch(), due, &alert).await?;

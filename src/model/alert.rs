@@ -5,6 +5,7 @@ use std::fmt;
 use time::OffsetDateTime;
 
 use super::ids::BackupId;
+use super::moment::moment;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum Alert {
         due: OffsetDateTime,
         /// When the last one was proved, if one ever was.
         last: Option<OffsetDateTime>,
+        /// What the last drill came to, where there was one since.
+        reason: Option<String>,
     },
     /// Backups are due to be deleted, and none is.
     RetentionHeld {
@@ -86,21 +89,30 @@ impl fmt::Display for Alert {
             Self::BackupOverdue { slot, last, .. } => match last {
                 Some(last) => write!(
                     formatter,
-                    "the backup of {slot} was not made; the last one is of {last}"
+                    "the backup of {} was not made; the last one is of {}",
+                    moment(*slot),
+                    moment(*last)
                 ),
                 None => write!(
                     formatter,
-                    "the backup of {slot} was not made, nor any before it"
+                    "the backup of {} was not made, nor any before it",
+                    moment(*slot)
                 ),
             },
             Self::BackupSuspicious { backup, reason, .. } => {
                 write!(formatter, "backup {backup} looks wrong: {reason}")
             }
-            Self::ProofOverdue { due, last, .. } => {
-                write!(formatter, "no drill proved a backup by {due}; ")?;
+            Self::ProofOverdue {
+                due, last, reason, ..
+            } => {
+                write!(formatter, "no drill proved a backup by {}; ", moment(*due))?;
                 match last {
-                    Some(last) => write!(formatter, "the last proof is of {last}"),
-                    None => formatter.write_str("none was ever proved"),
+                    Some(last) => write!(formatter, "the last proof is of {}", moment(*last))?,
+                    None => formatter.write_str("none was ever proved")?,
+                }
+                match reason {
+                    Some(reason) => write!(formatter, "\n{reason}"),
+                    None => Ok(()),
                 }
             }
             Self::RetentionHeld { reasons, .. } => {

@@ -1,5 +1,5 @@
 //! What happened, for people and programs that want to hear of it. The catalog's triggers write most of these
-//! (`migrations/0004_notifications.sql`), by the names that stand here.
+//! (`migrations/0010_attention.sql`), by the names that stand here.
 
 use std::fmt;
 
@@ -91,6 +91,8 @@ kinds! {
     RestoreRolledBack = "restore.rolled_back", Notice;
     /// A backup could not be restored for trial.
     ProofFailed = "proof.failed", Alarm;
+    /// A trial came to no verdict, for a reason that is the server's: told once after each proof.
+    ProofUnverifiable = "proof.unverifiable", Alarm;
     /// No backup was proved for too long.
     ProofOverdue = "proof.overdue", Alarm;
     /// Nothing is deleted any more, because new backups look wrong.
@@ -167,6 +169,9 @@ pub struct Facts {
     /// How many things an administrator should know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warnings: Option<u64>,
+    /// The kind of the event that told before of this target that backups fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered_from: Option<String>,
     /// At which stage it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,

@@ -83,7 +83,10 @@ fn is_for(channel: &Channel, event: &Event, success: Success) -> bool {
         Channel::Email(_) | Channel::Slack(_) => match event.kind.gravity() {
             Gravity::Alarm | Gravity::Notice => true,
             Gravity::Routine => {
-                success == Success::Everybody && event.kind == EventKind::BackupCompleted
+                // Whoever was told that backups fail hears when they do not any more.
+                let is_wanted =
+                    success == Success::Everybody || event.facts.recovered_from.is_some();
+                is_wanted && event.kind == EventKind::BackupCompleted
             }
         },
     }

@@ -52,6 +52,9 @@ pub(super) fn title(event: &Event) -> String {
     };
     match event.kind {
         EventKind::BackupStarted => format!("backup of {name} started"),
+        EventKind::BackupCompleted if event.facts.recovered_from.is_some() => {
+            format!("backup of {name} is complete again")
+        }
         EventKind::BackupCompleted => format!("backup of {name} is complete"),
         EventKind::BackupFailed => format!("backup of {name} FAILED{at}"),
         EventKind::BackupOverdue => format!("backup of {name} is OVERDUE"),
@@ -66,6 +69,7 @@ pub(super) fn title(event: &Event) -> String {
         EventKind::RestoreFailed => format!("restore of {name} FAILED{at}"),
         EventKind::RestoreRolledBack => format!("restore of {name} was rolled back"),
         EventKind::ProofFailed => format!("proof of {name} FAILED"),
+        EventKind::ProofUnverifiable => format!("proof of {name} is UNVERIFIABLE"),
         EventKind::ProofOverdue => format!("proof of {name} is OVERDUE"),
         EventKind::PruneFrozen => format!("pruning of {name} is FROZEN"),
         EventKind::PruneFailed => format!("pruning of {name} FAILED"),
@@ -156,6 +160,9 @@ fn next_step(event: &Event) -> Option<String> {
             None => "look at the target before you try again",
         },
         EventKind::ProofFailed => "pgseal verify, and a new backup",
+        EventKind::ProofUnverifiable => {
+            "mend the server for drills, or its role; pgseal doctor looks at both"
+        }
         EventKind::ProofOverdue => "pgseal drill tries the backup whose turn it is",
         EventKind::PruneFrozen => "look at the newest backups; nothing is deleted until then",
         EventKind::CopyFailed => {

@@ -347,6 +347,22 @@ fn a_proof_that_is_too_old_is_one_event() {
         overdue
     };
     assert_eq!(overdue().len(), 0, "a rule of this minute owes nothing");
+    // A role that may make databases, and can give nothing to their owners.
+    let server = Postgres::shared();
+    let role = service.database.name.replace("job", "drills_for");
+    server.psql(
+        "postgres",
+        &format!("CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'dummy'"),
+    );
+    let weak = server.url_as(&role, "dummy", "postgres");
+    let run = service.pgseal.run(&["drill", "latest", "--to", &weak]);
+    server.psql("postgres", &format!("DROP ROLE {role}"));
+    assert_eq!(run.code, 5, "{run}");
+    service.burst();
+    let sent = receiver.sent();
+    let chats = sent_to(&sent, "/chat/");
+    assert_eq!(chats.len(), 1, "{chats:?}");
+    assert!(chats[0].body.contains("is UNVERIFIABLE"), "{chats:?}");
     since_days(&service, 31);
     for _ in 0..3 {
         service.burst();
@@ -354,12 +370,15 @@ fn a_proof_that_is_too_old_is_one_event() {
     let told = overdue();
     assert_eq!(told.len(), 1, "{told:?}");
     let said = told[0]["data"]["error"].as_str().unwrap();
-    assert!(said.contains("none was ever proved"), "{said}");
+    assert!(
+        said.contains("none was ever proved") && said.contains("was UNVERIFIABLE: "),
+        "{said}"
+    );
 
     service.pgseal.json(&["drill", "latest"]);
     // The command line's drill is the catalog's as well, and counts there.
     assert_eq!(service.backup(1, "proof"), "PROVEN");
-    assert_eq!(drills(&service), "1 PROVEN");
+    assert_eq!(drills(&service), "1 UNVERIFIABLE, 1 PROVEN");
     let api = Api::of(service);
     let shown = api.json(200, "GET", "/api/admin/schedules", "");
     assert_eq!(shown["drills"][0]["proof_overdue"], false, "{shown}");

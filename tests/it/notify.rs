@@ -17,6 +17,7 @@ use crate::harness::mail::{MailServer, certificate};
 use crate::harness::postgres::Postgres;
 use crate::harness::receiver::{Receiver, Sent, status};
 use crate::harness::somebody::until;
+use crate::targets::with_targets;
 
 const SECRET: &str = "dummy-webhook-secret";
 const MAIL_PASSWORD: &str = "dummy-mail-password";
@@ -428,6 +429,21 @@ fn a_restore_and_a_failed_proof_are_told_by_the_command_line() {
     let chats = receiver.sent().split_off(before);
     let chats = sent_to(&chats, "/chat/");
     assert!(chats.last().unwrap().body.contains("FAILED"), "{chats:?}");
+    // A target's own URL is that target; a name that none has is nobody's news.
+    let key = pgseal.json(&["show", "latest"])["object_key"].clone();
+    let key = key.as_str().unwrap();
+    let file = with_targets(
+        &mut pgseal,
+        &format!("[targets.copy]\nurl = \"{}\"\n", to.url),
+    );
+    let before = receiver.sent().len();
+    pgseal.ok(&["restore", key, "--to", &to.url, "--mode", "in-place"]);
+    assert_eq!(told(before).pop().unwrap()["target"], "copy");
+    let before = receiver.sent().len();
+    pgseal.fails(5, &["backup", "--target", "nosuch"]);
+    assert_eq!(receiver.sent().len(), before);
+    pgseal.unset("BACKUP_TARGETS_FILE");
+    std::fs::remove_file(file).unwrap();
     // A plan restores nothing, and tells nothing.
     let before = receiver.sent().len();
     pgseal.ok(&["restore", "latest", "--to", &source.url, "--plan"]);

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use pgseal::catalog::{Ending, Failed, Route, Task};
 use pgseal::model::alert::Alert;
 use pgseal::model::event::EventKind;
+use pgseal::model::ids::BackupId;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use crate::harness::api::Api;
 use crate::harness::catalog::{backup_of, catalog_in, complete, restore_of, taken, with_safety};
@@ -415,6 +417,83 @@ async fn every_end_of_a_job_is_an_event_of_its_own_transaction() {
     let told =
         "SELECT string_agg(target, ' ' ORDER BY at) FROM pgseal.events WHERE kind = 'prune.frozen'";
     assert_eq!(database.psql(told), "one two");
+}
+
+/// Row 175: whoever was told that backups fail hears when they do not any more; and nothing of those after it.
+#[test]
+fn whoever_heard_of_a_failure_hears_of_its_end() {
+    let mut service = Service::start();
+    let receiver = Receiver::start();
+    set_receiver(&mut service.pgseal, &receiver);
+    let chats = || -> Vec<String> {
+        let sent = receiver.sent();
+        let chats = sent_to(&sent, "/chat/").into_iter();
+        chats.map(|chat| chat.body.clone()).collect()
+    };
+    let backup = |service: &Service| {
+        service.enqueue_backup();
+        service.burst();
+    };
+    backup(&service);
+    assert_eq!(chats(), Vec::<String>::new());
+    service.with_pg_dump("echo 'pg_dump: error: out of luck' >&2; exit 1");
+    backup(&service);
+    assert!(chats().last().unwrap().contains("FAILED"), "{:?}", chats());
+    service.with_pg_dump("exec \"$REAL\" \"$@\"");
+    backup(&service);
+    let told = chats();
+    assert!(told[1].contains("is complete again"), "{told:?}");
+    backup(&service);
+    assert_eq!(chats().len(), 2);
+    let from = "SELECT string_agg(facts ->> 'recovered_from', ' ') FROM pgseal.events";
+    assert_eq!(service.catalog.psql(from), "backup.failed");
+}
+
+/// Row 175: an outage is told once a day, however often a slot is missed; and a new one is news.
+#[tokio::test]
+async fn an_outage_is_told_once_a_day() {
+    let database = Postgres::shared().create_database("outage");
+    let catalog = catalog_in(&database).await;
+    let missed = async |last| {
+        let alert = Alert::BackupOverdue {
+            target: "one".to_owned(),
+            slot: OffsetDateTime::now_utc(),
+            last,
+        };
+        catalog.record_event(&alert).await.unwrap();
+        database.psql("SELECT count(*) FROM pgseal.events WHERE kind = 'backup.overdue'")
+    };
+    assert_eq!(missed(None).await, "1");
+    assert_eq!(missed(None).await, "1");
+    let now = OffsetDateTime::now_utc();
+    assert_eq!(missed(Some(now - Duration::from_secs(3600))).await, "1");
+    // One was made since, and the next one is missing again.
+    assert_eq!(missed(Some(now)).await, "2");
+    database.psql("UPDATE pgseal.events SET at = at - interval '21 hours'");
+    assert_eq!(missed(Some(now - Duration::from_secs(86_400))).await, "3");
+}
+
+/// Row 176: that the server for drills cannot tell is said at its first backup, and again once something was proved.
+#[tokio::test]
+async fn that_no_drill_can_tell_is_news_once() {
+    let database = Postgres::shared().create_database("cannot_tell");
+    let catalog = catalog_in(&database).await;
+    let (first, _) = complete(&catalog, "one").await;
+    let (second, _) = complete(&catalog, "one").await;
+    let judged = |id: BackupId, verdict: &str| {
+        database.psql(&format!(
+            "UPDATE pgseal.backups SET proof = '{verdict}', proof_at = clock_timestamp(), proof_reason = 'no such role' WHERE id = {id}"
+        ));
+        database.psql("SELECT count(*) FROM pgseal.events WHERE kind = 'proof.unverifiable'")
+    };
+    assert_eq!(judged(first.id, "UNVERIFIABLE"), "1");
+    assert_eq!(judged(second.id, "UNVERIFIABLE"), "1");
+    let why = catalog.unproved_because("one").await.unwrap().unwrap();
+    assert!(why.contains("UNVERIFIABLE: no such role"), "{why}");
+    assert_eq!(judged(second.id, "PROVEN"), "1");
+    assert_eq!(catalog.unproved_because("one").await.unwrap(), None);
+    assert_eq!(judged(first.id, "PROVEN"), "1");
+    assert_eq!(judged(first.id, "UNVERIFIABLE"), "2");
 }
 
 /// Of a switch's state only the newest counts, and what nobody takes for days is given up, and shown.

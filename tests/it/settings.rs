@@ -3,9 +3,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
+use serde_json::Value;
+
 use crate::harness::cli::{Pgseal, clients};
-use crate::harness::postgres::Postgres;
+use crate::harness::postgres::{Postgres, free_port};
 use crate::harness::s3::{Action, BUCKET, S3Server};
+use crate::harness::service::Service;
 
 /// What is changed in settings that work (`None`: taken away), the exit code, and what must be said.
 type Slip = (
@@ -510,6 +513,111 @@ fn the_doctor_tries_the_store_out() {
     let sick = pgseal.run(&["doctor"]);
     let found = String::from_utf8_lossy(&sick.stdout).into_owned();
     assert!(sick.code == 5 && found.contains("did not give"), "{sick}");
+}
+
+/// Row 174: what workers, the API and timers need is looked at where it is set, each finding with its fix.
+#[test]
+fn the_doctor_asks_everything_that_is_set() {
+    let server = Postgres::shared();
+    let mut service = Service::start();
+    let pgseal = &mut service.pgseal;
+    let secret = pgseal.file("jwt-secret");
+    std::fs::write(&secret, "dummy-secret-of-more-than-32-bytes-0123456789").unwrap();
+    pgseal
+        .set("JWT_SECRET_FILE", &secret)
+        .set("BACKUP_SCHEDULE", "30 2 * * *")
+        .set("BACKUP_DRILL_SCHEDULE", "0 4 * * SUN")
+        .set("BACKUP_DRILL_DATABASE_URL", server.url("postgres"));
+    let found = |pgseal: &Pgseal, subject: &str| -> Value {
+        let run = pgseal.run(&["doctor", "--json"]);
+        let found: Vec<Value> = serde_json::from_slice(&run.stdout).unwrap();
+        let worst = found.iter().any(|one| one["severity"] == "PROBLEM");
+        assert_eq!(run.code, if worst { 5 } else { 0 }, "{run}");
+        let mut of_it = found.into_iter().filter(|one| one["subject"] == subject);
+        of_it.next().unwrap_or_default()
+    };
+    for subject in [
+        "catalog",
+        "redis",
+        "tokens",
+        "schedule",
+        "drill schedule",
+        "drill server",
+        "drill role",
+    ] {
+        assert_eq!(found(pgseal, subject)["severity"], "ok", "{subject}");
+    }
+    let due = found(pgseal, "schedule")["found"].to_string();
+    assert!(due.contains("02:30:00 UTC"), "{due}");
+
+    let nobody = free_port();
+    let dead = format!("postgres://postgres@127.0.0.1:{nobody}/postgres");
+    let role = service.database.name.replace("job", "drills_for");
+    server.psql(
+        "postgres",
+        &format!("CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'dummy'"),
+    );
+    let weak = server.url_as(&role, "dummy", "postgres");
+    let redis = format!("redis://127.0.0.1:{nobody}/0");
+    for (setting, value, subject, severity, said) in [
+        (
+            "CATALOG_DATABASE_URL",
+            dead.as_str(),
+            "catalog",
+            "PROBLEM",
+            "connect to",
+        ),
+        ("REDIS_URL", &redis, "redis", "PROBLEM", "does not answer"),
+        (
+            "JWT_SECRET_FILE",
+            "/nowhere/secret",
+            "tokens",
+            "PROBLEM",
+            "/nowhere/secret",
+        ),
+        (
+            "BACKUP_SCHEDULE",
+            "every night",
+            "schedule",
+            "PROBLEM",
+            "BACKUP_SCHEDULE",
+        ),
+        (
+            "BACKUP_DRILL_DATABASE_URL",
+            &dead,
+            "drill server",
+            "PROBLEM",
+            "connect to",
+        ),
+        (
+            "BACKUP_DRILL_DATABASE_URL",
+            "",
+            "drill schedule",
+            "PROBLEM",
+            "BACKUP_DRILL_DATABASE_URL",
+        ),
+        (
+            "BACKUP_DRILL_DATABASE_URL",
+            &weak,
+            "drill role",
+            "warning",
+            "CREATEROLE",
+        ),
+    ] {
+        let before = pgseal.get(setting).to_owned();
+        pgseal.set(setting, value);
+        let found = found(pgseal, subject);
+        pgseal.set(setting, before);
+        assert_eq!(found["severity"], severity, "{setting}: {found}");
+        assert!(found.to_string().contains(said), "{setting}: {found}");
+        assert_ne!(found["fix"], "", "{setting}: {found}");
+    }
+    server.psql("postgres", &format!("DROP ROLE {role}"));
+    // Whoever sets none of it needs none of it.
+    let pgseal = Pgseal::new();
+    for subject in ["catalog", "redis", "tokens", "drill server"] {
+        assert_eq!(found(&pgseal, subject), Value::Null, "{subject}");
+    }
 }
 
 /// Row 117: a bucket without keys, on a machine that has none of its own.

@@ -34,7 +34,7 @@ pub use kept::{
 pub use language::{Language, language};
 pub use live::{Fixed, Hold, Live, LiveColumn, LiveObject, MarkedIndex, ObjectId, live};
 pub use lock::{TargetLock, holder, maintenance_session};
-pub use preflight::{preflight_dump, preflight_restore, require_unpooled};
+pub use preflight::{preflight_drill, preflight_dump, preflight_restore, require_unpooled};
 pub use publication::Membership;
 pub use read_only::read_only;
 pub use roles::{create_role, drop_role, grant_role, reassign};

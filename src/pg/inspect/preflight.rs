@@ -45,6 +45,42 @@ pub async fn preflight_restore(session: &mut Session) -> Result<Vec<Finding>, Pg
     }])
 }
 
+/// Looks at what this role may do on a server for drills: make a database, and the roles that a backup names and the server
+/// lacks.
+///
+/// # Errors
+/// A question to the server fails.
+pub async fn preflight_drill(session: &mut Session) -> Result<Finding, PgError> {
+    const SUBJECT: &str = "drill role";
+    let doing = "look at the role's attributes";
+    let sql = "SELECT CASE WHEN rolsuper THEN 'superuser' WHEN NOT rolcreatedb THEN 'no database' \
+        WHEN NOT rolcreaterole THEN 'no role' ELSE 'both' END FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    let role = session.connection().role().to_owned();
+    let alter = |word| format!("as a superuser: ALTER ROLE {} {word};", identifier(&role));
+    let found: String = session.value(doing, sql).await?;
+    Ok(match found.as_str() {
+        "superuser" => Finding::ok(SUBJECT, format!("{role} is a superuser")),
+        "both" => Finding::ok(
+            SUBJECT,
+            format!(
+                "{role} may create databases and roles; owners that this server has already must be granted to it"
+            ),
+        ),
+        "no role" => Finding::warning(
+            SUBJECT,
+            format!(
+                "{role} may not create roles, so that a backup with an owner that this server lacks is UNVERIFIABLE"
+            ),
+            alter("CREATEROLE"),
+        ),
+        _ => Finding::problem(
+            SUBJECT,
+            format!("{role} may not create databases, and every drill makes one"),
+            alter("CREATEDB CREATEROLE"),
+        ),
+    })
+}
+
 /// Whether a transaction pooler stands between us and the server: then two sessions that are open at once share one
 /// server process, and neither a snapshot nor a setting would hold.
 ///
