@@ -11,11 +11,13 @@ use time::OffsetDateTime;
 
 use super::Api;
 use super::problem::Problem;
-use crate::catalog::{LastSuccess, Statistics, Waiting};
+use crate::catalog::{CatalogError, LastSuccess, Statistics, Waiting};
 use crate::dispatch::{DrillOutlook, Outlook, Spent};
 
 /// A queue that has not answered by then is left out.
 const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
+/// As is what the catalog knows: Prometheus itself waits for ten seconds.
+const CATALOG_TIME_MAX: Duration = Duration::from_secs(5);
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Numbers for Prometheus
@@ -24,36 +26,48 @@ const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 ))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, Problem> {
     let text = api.metrics.get((), async {
-        let statistics = api.parts.dispatch.catalog.statistics().await?;
-        let queue = api
-            .parts
-            .dispatch
-            .queue
-            .length(&api.parts.dispatch.queue_name);
+        let dispatch = &api.parts.dispatch;
+        let queue = dispatch.queue.length(&dispatch.queue_name);
         let depth = tokio::time::timeout(QUEUE_TIME_MAX, queue).await;
-        let catalog = &api.parts.dispatch.catalog;
-        let mut schedules = Vec::new();
-        for timetable in &api.parts.timetables {
-            schedules.push((timetable.target.as_str(), timetable.look(catalog).await?));
-        }
-        let mut drills = Vec::new();
-        for timetable in &api.parts.drills.timetables {
-            drills.push((timetable.target.as_str(), timetable.look(catalog).await?));
-        }
-        let spent = api.parts.drills.spent(catalog).await?;
-        let waiting = catalog.waiting().await?;
-        let mut text = text(&statistics, depth.ok().and_then(Result::ok), api.now());
-        text += &of_schedules(&schedules);
-        text += &of_drills(&drills, spent, api.now());
-        text += &of_notifications(waiting, api.now());
-        if let Some(second) = &api.parts.vault.second {
-            let without = catalog.not_replicated(&second.describe()).await?;
-            text += &of_copies(without, api.now());
-        }
-        Ok::<_, Problem>(Arc::from(text))
+        let catalog = tokio::time::timeout(CATALOG_TIME_MAX, of_catalog(&api)).await;
+        let catalog = match catalog {
+            Ok(Ok(text)) => Some(text),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "The metrics are without what the catalog knows");
+                None
+            }
+            Err(_) => None,
+        };
+        let text = of_service(depth.ok().and_then(Result::ok), catalog.is_some());
+        Ok::<_, Problem>(Arc::from(text + &catalog.unwrap_or_default()))
     });
     let text: Arc<str> = text.await?;
     Ok(([(header::CONTENT_TYPE, FORMAT)], text.to_string()))
+}
+
+/// What only the catalog knows.
+async fn of_catalog(api: &Api) -> Result<String, CatalogError> {
+    let catalog = &api.parts.dispatch.catalog;
+    let statistics = catalog.statistics().await?;
+    let mut schedules = Vec::new();
+    for timetable in &api.parts.timetables {
+        schedules.push((timetable.target.as_str(), timetable.look(catalog).await?));
+    }
+    let mut drills = Vec::new();
+    for timetable in &api.parts.drills.timetables {
+        drills.push((timetable.target.as_str(), timetable.look(catalog).await?));
+    }
+    let spent = api.parts.drills.spent(catalog).await?;
+    let waiting = catalog.waiting().await?;
+    let mut text = of_backups(&statistics, api.now());
+    text += &of_schedules(&schedules);
+    text += &of_drills(&drills, spent, api.now());
+    text += &of_notifications(waiting, api.now());
+    if let Some(second) = &api.parts.vault.second {
+        let without = catalog.not_replicated(&second.describe()).await?;
+        text += &of_copies(without, api.now());
+    }
+    Ok(text)
 }
 
 type Fact = fn(&LastSuccess, OffsetDateTime) -> Option<f64>;
@@ -92,17 +106,28 @@ const FACTS: [(&str, &str, Fact); 6] = [
     ),
 ];
 
-fn text(statistics: &Statistics, depth: Option<u64>, now: OffsetDateTime) -> String {
+fn of_service(depth: Option<u64>, has_catalog: bool) -> String {
     let mut text = Text::default();
     text.gauge("pgseal_build_info", "The version that runs");
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     text.value("pgseal_build_info", &version, 1.0);
+    let up = "pgseal_catalog_up";
+    text.gauge(
+        up,
+        "Whether the catalog answers; without it, nothing that it knows is here",
+    );
+    text.value(up, &[], whether(has_catalog));
     let absent = "Jobs that wait in the queue; absent where Redis does not answer";
     text.gauge("pgseal_queue_jobs", absent);
     if let Some(depth) = depth {
         let depth = count(i64::try_from(depth).unwrap_or(i64::MAX));
         text.value("pgseal_queue_jobs", &[], depth);
     }
+    text.0
+}
+
+fn of_backups(statistics: &Statistics, now: OffsetDateTime) -> String {
+    let mut text = Text::default();
     for (name, help, fact) in FACTS {
         text.gauge(name, help);
         for last in &statistics.last_successes {
@@ -313,7 +338,8 @@ mod tests {
             failures: vec![("dump".to_owned(), 2)],
             ..Statistics::default()
         };
-        let text = text(&statistics, None, datetime!(2026-11-25 05:01 UTC));
+        let text =
+            of_service(None, true) + &of_backups(&statistics, datetime!(2026-11-25 05:01 UTC));
         let age = r#"pgseal_last_success_age_seconds{target="default",database="a\"b\\c\nd"} 60"#;
         assert!(text.lines().any(|line| line == age), "{text}");
         assert!(

@@ -14,8 +14,8 @@ use crate::config::{self, ConfigError, NotifyArgs};
 use crate::model::event::{Event, EventKind, Facts};
 use crate::model::explanation::explain;
 use crate::model::ids::Uid;
-use crate::model::target::TARGET_DEFAULT;
-use crate::notify::Channel;
+use crate::model::target::{TARGET_DEFAULT, TargetName};
+use crate::notify::{Channel, Notifier};
 
 const TEST_HELP: &str = "\
 Examples:
@@ -62,6 +62,8 @@ struct TestArgs {
 #[derive(Serialize)]
 struct Tested {
     channel: String,
+    /// Of which target the test was.
+    target: String,
     to: String,
     event_id: String,
     error: Option<String>,
@@ -94,7 +96,8 @@ impl NotifyCommandArgs {
 
 impl TestArgs {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let notifier = self.notify.notifier(&context.settings.targets()?)?;
+        let targets = context.settings.targets()?;
+        let notifier = self.notify.notifier(&targets)?;
         let is_wanted = |channel: &Channel| {
             self.channels.is_empty() || self.channels.iter().any(|name| name == channel.name())
         };
@@ -115,21 +118,11 @@ impl TestArgs {
             }
         }
         let now = (context.clock)();
-        let event = Event {
-            id: Uid::new(now),
-            at: now,
-            kind: EventKind::Test,
-            target: TARGET_DEFAULT.to_owned(),
-            facts: Facts::default(),
-        };
-        let tested = join_all(channels.into_iter().map(async |(name, channel)| {
-            let mut event = event.clone();
-            if let Some((_, target)) = name.split_once(':') {
-                // A target's own channel is tried with an event of that target.
-                target.clone_into(&mut event.target);
-            }
+        let trials = trials(&notifier, channels, &targets.names(), now);
+        let tested = join_all(trials.into_iter().map(async |(name, event, channel)| {
             Tested {
                 channel: name,
+                target: event.target.clone(),
                 to: channel.describe(),
                 event_id: event.id.to_string(),
                 error: channel
@@ -158,6 +151,41 @@ impl TestArgs {
     }
 }
 
+/// The tests of channels, all of one event's id: a target's own channel, and a switch that each target has, are tried with an
+/// event of that target.
+fn trials<'a>(
+    notifier: &Notifier,
+    channels: Vec<(String, &'a Channel)>,
+    targets: &[TargetName],
+    now: OffsetDateTime,
+) -> Vec<(String, Event, &'a Channel)> {
+    let id = Uid::new(now);
+    let of = |target: &str| Event {
+        id,
+        at: now,
+        kind: EventKind::Test,
+        target: target.to_owned(),
+        facts: Facts::default(),
+    };
+    let mut trials = Vec::new();
+    for (name, channel) in channels {
+        if let Some((_, target)) = name.split_once(':') {
+            let event = of(target);
+            trials.push((name, event, channel));
+        } else if channel.is_for_each_target() {
+            let has_own = |target: &&TargetName| {
+                let mut own = notifier.own.iter();
+                own.any(|own| own.target == target.as_str() && own.channel.name() == name)
+            };
+            let without = targets.iter().filter(|target| !has_own(target));
+            trials.extend(without.map(|target| (name.clone(), of(target.as_str()), channel)));
+        } else {
+            trials.push((name, of(TARGET_DEFAULT), channel));
+        }
+    }
+    trials
+}
+
 impl Tested {
     fn text(&self) -> String {
         let (word, why) = match &self.error {
@@ -167,7 +195,12 @@ impl Tested {
                 format!("\n{:9}{}", "", error.replace('\n', "\n         ")),
             ),
         };
-        format!("{word:7}  {}: {}{why}", self.channel, self.to)
+        let of = match self.target.as_str() {
+            TARGET_DEFAULT => String::new(),
+            _ if self.channel.contains(':') => String::new(),
+            target => format!(" of {target}"),
+        };
+        format!("{word:7}  {}{of}: {}{why}", self.channel, self.to)
     }
 }
 

@@ -67,7 +67,14 @@ pub(super) async fn until_stopped(
     for _ in 0..2 {
         tokio::select! {
             done = &mut work => return ExitStatus::of(&done, format),
-            _ = signals.next() => request(),
+            told = signals.next() => {
+                let signal = match told {
+                    ExitStatus::Interrupted => "SIGINT",
+                    _ => "SIGTERM",
+                };
+                tracing::info!(signal, "Told to end");
+                request();
+            }
         }
     }
     tokio::select! {

@@ -18,6 +18,8 @@ const RETENTION_DAYS_DEFAULT: u32 = 30;
 const DAYS_MAX: u32 = 36_525;
 const DAY: Duration = Duration::from_hours(24);
 
+const TIMEZONE: &str = "BACKUP_SCHEDULE_TIMEZONE";
+
 /// The word for a schedule that is never due, where a target is to have none.
 pub(super) const NEVER: &str = "never";
 
@@ -138,7 +140,13 @@ impl ScheduleArgs {
             return Ok(Due::Unsaid);
         };
         let due = due(expression, &self.schedule_timezone);
-        due.map_err(|source| ConfigError::Schedule { setting, source })
+        due.map_err(|source| ConfigError::Schedule {
+            setting: match source {
+                ScheduleError::Zone(..) => TIMEZONE,
+                _ => setting,
+            },
+            source,
+        })
     }
 
     /// What drills may fetch in a month.
@@ -151,7 +159,7 @@ impl ScheduleArgs {
         };
         let zone =
             Zone::parse(&self.schedule_timezone).map_err(|source| ConfigError::Schedule {
-                setting: "BACKUP_SCHEDULE_TIMEZONE",
+                setting: TIMEZONE,
                 source,
             })?;
         Ok(Some(Budget { bytes, zone }))

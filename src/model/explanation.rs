@@ -15,12 +15,14 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         for line in text.lines() {
             match line.trim_start().strip_prefix("hint: ") {
                 Some(hint) => hints.push(format!("hint: {hint}")),
+                None if line.starts_with(OF_SERVER) => said.push(without_line(line).to_owned()),
                 None => said.push(line.to_owned()),
             }
         }
         let said = said.join("\n  ");
-        // A link that only repeats the one above it says nothing.
-        if links.last().is_none_or(|last| *last != said) {
+        // A link that only repeats the end of the one above it says nothing.
+        let repeats = |last: &String| last.ends_with(without_line(&said));
+        if !links.last().is_some_and(repeats) {
             links.push(said);
         }
     }
@@ -28,4 +30,36 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
     let links = links.join("\n  because: ");
     let hints: String = hints.iter().map(|hint| format!("\n{hint}")).collect();
     format!("{links}{hints}")
+}
+
+/// What sqlx says before a server's own words.
+const OF_SERVER: &str = "error returned from database: ";
+
+/// Behind them, sqlx puts the number of a line: it is one of the server's own program, and tells nobody anything.
+fn without_line(said: &str) -> &str {
+    match said.rsplit_once(" at line ") {
+        Some((said, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => said,
+        _ => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Link(&'static str, #[source] Option<Box<Link>>);
+
+    #[test]
+    fn what_a_link_says_already_is_not_said_again() {
+        let inner = Link("refused at line 334", None);
+        let outer = "error returned from database: refused at line 334";
+        let outer = Link(outer, Some(Box::new(inner)));
+        let error = Link("connect\nhint: look", Some(Box::new(outer)));
+        assert_eq!(
+            explain(&error),
+            "connect\n  because: error returned from database: refused\nhint: look"
+        );
+    }
 }

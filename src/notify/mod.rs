@@ -96,6 +96,12 @@ impl Channel {
         }
     }
 
+    /// Whether it is another one for each target.
+    #[must_use]
+    pub fn is_for_each_target(&self) -> bool {
+        matches!(self, Self::Ping(ping) if ping.is_for_each_target())
+    }
+
     /// Tells an event, once.
     ///
     /// # Errors

@@ -34,10 +34,7 @@ impl Notifier {
     #[must_use]
     pub fn shares_a_switch(&self, targets: &[TargetName]) -> bool {
         let is_ping = |channel: &Channel| matches!(channel, Channel::Ping(_));
-        let is_common = |channel: &Channel| match channel {
-            Channel::Ping(ping) => !ping.is_for_each_target(),
-            _ => false,
-        };
+        let is_common = |channel: &Channel| is_ping(channel) && !channel.is_for_each_target();
         let has_none_of_its_own = |target: &&TargetName| {
             let mut own = self.own.iter().filter(|own| is_ping(&own.channel));
             !own.any(|own| own.target == target.as_str())

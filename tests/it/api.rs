@@ -398,6 +398,42 @@ fn what_is_away_is_named_and_a_request_is_taken_without_redis() {
     assert_eq!(worker.wait().code, 0);
 }
 
+/// Row 178: who watches the service sees that its catalog is away, and not that the service is.
+#[test]
+fn metrics_are_there_without_the_catalog() {
+    let api = Api::start();
+    let metrics = || api.bare("GET", "/metrics", &[], "");
+    let service = &api.service;
+    let name = &service.catalog.name;
+    let server = Postgres::shared();
+    let allow = |so: bool| {
+        server.psql(
+            "postgres",
+            &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {so}"),
+        );
+        server.psql(
+            "postgres",
+            &format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+            ),
+        );
+    };
+    allow(false);
+    crate::harness::somebody::until("the catalog to be away", || {
+        metrics().text().contains("\npgseal_catalog_up 0\n")
+    });
+    let away = metrics();
+    assert_eq!(away.status, 200);
+    let text = away.text();
+    assert!(text.contains("\npgseal_queue_jobs 0\n"), "{text}");
+    assert!(!text.contains("pgseal_backups"), "{text}");
+    allow(true);
+    crate::harness::somebody::until("the catalog to be back", || {
+        let text = metrics().text();
+        text.contains("\npgseal_catalog_up 1\n") && text.contains("pgseal_backups")
+    });
+}
+
 #[test]
 fn pages_of_other_origins_are_let_in_only_where_configured() {
     let mut api = Api::start();

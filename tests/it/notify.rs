@@ -121,12 +121,29 @@ fn a_test_goes_through_every_channel_and_counts_as_no_backup() {
     assert_eq!(message.header("Auto-Submitted"), ["auto-generated"]);
     assert!(message.header("Message-ID")[0].contains(body["id"].as_str().unwrap()));
 
+    // A switch of each target's is tried for each.
+    let before = receiver.sent().len();
+    let url = Postgres::shared().url("postgres");
+    with_targets(
+        &mut pgseal,
+        &format!("[targets.shop]\nurl = \"{url}\"\n[targets.till]\nurl = \"{url}\"\n"),
+    );
+    pgseal.ok(&["notify", "test", "--channel", "ping"]);
+    let mut pings: Vec<String> = receiver.sent()[before..]
+        .iter()
+        .map(|sent| sent.path.clone())
+        .collect();
+    pings.sort();
+    assert_eq!(pings, ["/ping/shop/log", "/ping/till/log"]);
+    pgseal.unset("BACKUP_TARGETS_FILE");
+
     // One alone, and one that is not set.
+    let before = receiver.sent().len();
     pgseal.ok(&["notify", "test", "--channel", "slack"]);
-    assert_eq!(receiver.sent().len(), 4);
+    assert_eq!(receiver.sent().len(), before + 1);
     pgseal.unset("BACKUP_PING_URL");
     pgseal.fails(2, &["notify", "test", "--channel", "ping"]);
-    assert_eq!(receiver.sent().len(), 4);
+    assert_eq!(receiver.sent().len(), before + 1);
 
     let doctor = pgseal.run(&["doctor"]);
     let said = String::from_utf8(doctor.stdout).unwrap();
