@@ -99,7 +99,13 @@ async fn record(stages: &Stages, manifest: &Manifest, drilled: &Drilled) -> Resu
     let second = stages.vault.second();
     let vault = second.filter(|_| drilled.copy == Which::Second);
     let vault = vault.as_ref().unwrap_or(&stages.vault);
-    vault.put_proof(&key, &drilled.proof(manifest.uid)).await
+    let proof = drilled.proof(manifest.uid);
+    vault.put_proof(&key, &proof).await?;
+    if drilled.copy == Which::First {
+        // The other one was read back with the same digest; the day that it is needed, somebody asks what was proved.
+        stages.vault.put_proof_beside_copy(&key, &proof).await;
+    }
+    Ok(())
 }
 
 impl Drilled {

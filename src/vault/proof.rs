@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::list::MANIFESTS_AT_ONCE;
-use super::{Vault, VaultError, blocking, open_bytes, seal_bytes};
+use super::{Vault, VaultError, blocking, carries, manifest_key, open_bytes, seal_bytes};
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::{PROOF_BYTES_MAX, Proof};
 use crate::store::StoreError;
@@ -22,6 +22,25 @@ impl Vault {
         let sealed = blocking(move || seal_bytes(&json, &passphrase)).await?;
         self.store.put(&key, Some(proof.uid), sealed).await?;
         Ok(())
+    }
+
+    /// Puts a proof beside the second copy too, where there is one. A second store that is away misses it: the next copy of the
+    /// backup brings it.
+    pub async fn put_proof_beside_copy(&self, dump_key: &ObjectKey, proof: &Proof) {
+        let Some(second) = self.second().map(|second| second.in_haste()) else {
+            return;
+        };
+        let put = async {
+            let head = second.store.head(&manifest_key(dump_key)?).await?;
+            if head.is_some_and(|head| carries(&head, proof.uid)) {
+                second.put_proof(dump_key, proof).await?;
+            }
+            Ok::<_, VaultError>(())
+        };
+        if let Err(error) = put.await {
+            let place = second.store.describe();
+            tracing::warn!(%error, place, "What a drill found is not beside the second copy");
+        }
     }
 
     /// The proof that stands beside a dump; `None`: there is none, or none that can be read. It is a record and no part of

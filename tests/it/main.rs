@@ -29,6 +29,7 @@ mod cli;
 mod commit_gate;
 mod copies;
 mod copies_back;
+mod copies_said;
 mod copies_service;
 mod counts;
 mod deploy;
