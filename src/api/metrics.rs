@@ -13,11 +13,12 @@ use super::Api;
 use super::problem::Problem;
 use crate::catalog::{CatalogError, LastSuccess, Statistics, Waiting};
 use crate::dispatch::{DrillOutlook, Outlook, Spent};
+use crate::model::explanation::explain;
 
 /// A queue that has not answered by then is left out.
 const QUEUE_TIME_MAX: Duration = Duration::from_secs(1);
 /// As is what the catalog knows: Prometheus itself waits for ten seconds.
-const CATALOG_TIME_MAX: Duration = Duration::from_secs(5);
+const CATALOG_TIME_MAX: Duration = Duration::from_secs(8);
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Numbers for Prometheus
@@ -33,10 +34,15 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResp
         let catalog = match catalog {
             Ok(Ok(text)) => Some(text),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "The metrics are without what the catalog knows");
+                let reason = explain(&error);
+                tracing::warn!(reason, "The metrics are without what the catalog knows");
                 None
             }
-            Err(_) => None,
+            Err(_) => {
+                let reason = format!("it did not answer within {} s", CATALOG_TIME_MAX.as_secs());
+                tracing::warn!(reason, "The metrics are without what the catalog knows");
+                None
+            }
         };
         let text = of_service(depth.ok().and_then(Result::ok), catalog.is_some());
         Ok::<_, Problem>(Arc::from(text + &catalog.unwrap_or_default()))

@@ -19,6 +19,9 @@ const ASKED: &str = "asked for";
 const OVER_BUDGET: &str = "over budget";
 const NO_BACKUP: &str = "no backup";
 
+/// What pg_restore said may be long; the backup's own row has all of it.
+const REASON_CHARS_MAX: usize = 1000;
+
 /// How much may be fetched in a month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrillBudget {
@@ -249,6 +252,7 @@ impl Catalog {
         Ok(unproved.map(|unproved| {
             let at = unproved.proof_at.map(moment).unwrap_or_default();
             let reason = unproved.proof_reason.unwrap_or_default();
+            let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
             format!("the last drill, of {at}, was {}: {reason}", unproved.proof)
         }))
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use super::outbox::{OnceSince, tell_in};
 use super::{Catalog, CatalogError};
@@ -33,10 +34,13 @@ impl Catalog {
 }
 
 pub(super) fn log(alert: &Alert) {
+    // What a server said may be long, and is in the event.
+    let said = alert.to_string();
+    let said = said.lines().next().unwrap_or_default();
     tracing::warn!(
         event = alert.name(),
         target = alert.target(),
-        "Attention: {alert}"
+        "Attention: {said}"
     );
 }
 
@@ -47,10 +51,10 @@ pub(super) async fn tell_of(
 ) -> Result<bool, sqlx::Error> {
     let (kind, once_since) = match alert {
         // Each slot that is missed is remembered, and an outage is one.
-        Alert::BackupOverdue { last, .. } => {
+        Alert::BackupOverdue { target, .. } => {
             let since = OnceSince {
                 within: OVERDUE_AGAIN_AFTER,
-                moment: *last,
+                moment: last_complete(session, target).await?,
             };
             (EventKind::BackupOverdue, Some(since))
         }
@@ -66,4 +70,16 @@ pub(super) async fn tell_of(
         ..Facts::default()
     };
     tell_in(session, kind, alert.target(), &facts, once_since).await
+}
+
+/// When a scheduled backup of a target was complete last: an outage that was told before that is over.
+async fn last_complete(
+    session: &mut PgConnection,
+    target: &str,
+) -> Result<Option<OffsetDateTime>, sqlx::Error> {
+    let last = sqlx::query_scalar!(
+        "SELECT max(finished_at) FROM pgseal.backups WHERE target = $1 AND kind = 'scheduled' AND status = 'completed'",
+        target
+    );
+    last.fetch_one(session).await
 }

@@ -62,14 +62,19 @@ pub(super) enum KindArg {
 
 impl BackupArgs {
     pub(super) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        if let Some(target) = &self.target.target {
-            // Nobody is told of a target that is a slip of the pen.
-            context.settings.targets()?.require(target)?;
-        }
         let target = self.target.target.clone().unwrap_or_default();
         let progress = Arc::new(Progress::default());
         let teller = Teller::of(&self.notify, &target, context);
         let known = self.known(context);
+        if let Err(error) = self.require_target(&context.settings) {
+            let failed = Facts {
+                error: Some(explanation::explain(&error)),
+                ..known
+            };
+            let teller = teller.without_switches();
+            teller.tell(EventKind::BackupFailed, failed).await;
+            return Err(error.into());
+        }
         // Whoever is told of the beginning must not hold the backup up, nor its end.
         let made = tokio::select! {
             made = self.make(&target, context, &progress) => made,
@@ -108,6 +113,14 @@ impl BackupArgs {
             return Err(not_copied.into());
         }
         printed
+    }
+
+    /// A target that was renamed is as a slip of the pen: people are told, and no switch, which would be another one's.
+    fn require_target(&self, settings: &Settings) -> Result<(), ConfigError> {
+        match &self.target.target {
+            Some(target) => settings.targets()?.require(target),
+            None => Ok(()),
+        }
     }
 
     /// Makes the backup: its manifest, and where it is. What comes of its copy is no part of that.

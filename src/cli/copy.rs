@@ -103,7 +103,11 @@ impl CopyArgs {
                 // One that cannot be copied keeps no other from it.
                 Err(error) => {
                     lines.push(Line::failed(&key, &error));
-                    worst.get_or_insert(error);
+                    // What can be restored all the same is not the worst.
+                    let is_worse = |worst: &CopyError| matches!(worst, CopyError::OneWhole { .. });
+                    if worst.as_ref().is_none_or(is_worse) {
+                        worst = Some(error);
+                    }
                 }
             }
         }
@@ -316,10 +320,10 @@ async fn check(
                 name: line.name,
                 what: "it is another backup's",
             };
-            return Err(one_whole(vault, key, Which::First, source));
+            return Err(one_whole(vault, key, Which::First, source).await);
         }
-        (Err(source), Ok(_)) => return Err(one_whole(vault, key, Which::Second, source)),
-        (Ok(_), Err(source)) => return Err(one_whole(vault, key, Which::First, source)),
+        (Err(source), Ok(_)) => return Err(one_whole(vault, key, Which::Second, source).await),
+        (Ok(_), Err(source)) => return Err(one_whole(vault, key, Which::First, source).await),
         (Err(source), Err(worse)) => {
             let reason = explain(&worse);
             tracing::warn!(reason, "Nor is the second copy there and whole");
@@ -335,24 +339,38 @@ async fn check(
     })
 }
 
-/// The error of a backup that is whole in one store. Of a copy that could not be read to its end, nobody knows what it is.
-fn one_whole(vault: &Vault, key: &ObjectKey, whole: Which, source: VaultError) -> CopyError {
+/// The error of a backup that is whole in one store. Of a copy that could not be read to its end, nobody knows what it is; nor of
+/// one in a store that is away, which may look like an empty one.
+async fn one_whole(vault: &Vault, key: &ObjectKey, whole: Which, source: VaultError) -> CopyError {
     let name = Line::of(key).name;
-    let is_known =
-        source.is_verdict() || matches!(source, VaultError::Store(StoreError::NotFound { .. }));
     let (other, mend) = match whole {
-        Which::First => (Which::Second, key.to_string()),
-        Which::Second => (Which::First, format!("--back {key}")),
+        Which::First => (
+            Which::Second,
+            format!("pgseal copy {key} mends the other one"),
+        ),
+        Which::Second => (
+            Which::First,
+            format!("pgseal copy --back {key} mends the other one"),
+        ),
     };
-    let fault = vault.at_fault(&name, other, source);
-    if !is_known {
-        return fault;
+    let away = vault.with(other).in_haste().store.check_bucket().await;
+    let is_verdict = source.is_verdict();
+    let hint = if source.is_of_another() {
+        format!("move the other object away, which is not this backup's; then {mend}")
+    } else {
+        mend
+    };
+    let is_gone = matches!(source, VaultError::Store(StoreError::NotFound { .. }));
+    match away {
+        Err(away) if is_gone => return vault.at_fault(&name, other, away.into()),
+        _ if !is_verdict && !is_gone => return vault.at_fault(&name, other, source),
+        _ => {}
     }
     CopyError::OneWhole {
-        name,
         whole: vault.with(whole).store.describe(),
-        mend,
-        source: Box::new(fault),
+        hint,
+        source: Box::new(vault.at_fault(&name, other, source)),
+        name,
     }
 }
 

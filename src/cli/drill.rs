@@ -297,7 +297,8 @@ pub(super) async fn carry_out(
         let ended = catalog
             .end_drill(*drill, outcome, progress.has_been_at(FETCH))
             .await;
-        let proof = drilled.as_ref().ok().zip(manifest.as_ref());
+        let tried = drilled.as_ref().ok().filter(|drilled| drilled.is_tried);
+        let proof = tried.zip(manifest.as_ref());
         let recorded = match proof {
             Some((drilled, manifest)) => {
                 let proof = drilled.proof(manifest.uid);

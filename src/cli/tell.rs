@@ -31,6 +31,8 @@ pub(super) struct Teller {
     target: TargetName,
     cancel: CancellationToken,
     clock: fn() -> OffsetDateTime,
+    /// Whether dead man's switches are told too.
+    switches: bool,
 }
 
 /// A channel that did not take an event, and why.
@@ -54,6 +56,15 @@ impl Teller {
             target: target.clone(),
             cancel: context.cancel.clone(),
             clock: context.clock,
+            switches: true,
+        }
+    }
+
+    /// The same, but for switches: of a target that there is not, nobody has one.
+    pub(super) fn without_switches(self) -> Self {
+        Self {
+            switches: false,
+            ..self
         }
     }
 
@@ -67,7 +78,10 @@ impl Teller {
             target: self.target.to_string(),
             facts,
         };
-        let channels: Vec<(String, &Channel)> = self.notifier.channels_for(&event).collect();
+        let channels = self.notifier.channels_for(&event);
+        let channels: Vec<(String, &Channel)> = channels
+            .filter(|(_, channel)| self.switches || !channel.has_state())
+            .collect();
         let patience = async {
             self.cancel.cancelled().await;
             tokio::time::sleep(END_WITHIN).await;

@@ -17,7 +17,7 @@ const AFTER_HELP: &str = "\
 Examples:
   pgseal worker                                serves the queue backups
   pgseal worker --queue urgent --queue backups the first one first
-  pgseal worker --burst                        ends when there is nothing left to do
+  pgseal worker --burst                        ends when there is nothing left to do, nor due within BACKUP_RETRY_SECONDS
   pgseal worker --check                        for a health check: exit code 0 if the worker on this machine lives
 
 It runs one job at a time; start several, on as many machines as you like, around one Redis and one catalog. Ctrl-C or \

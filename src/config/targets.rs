@@ -162,7 +162,10 @@ impl Targets {
             let known = self.connection(name);
             known.is_ok_and(|known| place(&known) == place(connection))
         };
-        self.sources.keys().find(is_it).cloned()
+        // Of several that share it, the one that DATABASE_URL names.
+        let found = || self.sources.keys().filter(is_it);
+        let default = found().find(|name| name.is_default());
+        default.or_else(|| found().next()).cloned()
     }
 
     /// The names of all targets: `default` where none is configured, which is how those call it who only ask others.

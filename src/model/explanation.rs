@@ -21,7 +21,14 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
         }
         let said = said.join("\n  ");
         // A link that only repeats the end of the one above it says nothing.
-        let repeats = |last: &String| last.ends_with(without_line(&said));
+        let repeats = |last: &String| {
+            let is_of_server = last.starts_with(OF_SERVER);
+            last.ends_with(if is_of_server {
+                without_line(&said)
+            } else {
+                &said
+            })
+        };
         if !links.last().is_some_and(repeats) {
             links.push(said);
         }
@@ -38,7 +45,7 @@ const OF_SERVER: &str = "error returned from database: ";
 /// Behind them, sqlx puts the number of a line: it is one of the server's own program, and tells nobody anything.
 fn without_line(said: &str) -> &str {
     match said.rsplit_once(" at line ") {
-        Some((said, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => said,
+        Some((said, number)) if number.parse::<u32>().is_ok() => said,
         _ => said,
     }
 }

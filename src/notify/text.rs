@@ -161,7 +161,7 @@ fn next_step(event: &Event) -> Option<String> {
         },
         EventKind::ProofFailed => "pgseal verify, and a new backup",
         EventKind::ProofUnverifiable => {
-            "mend the server for drills, or its role; pgseal doctor looks at both"
+            "the reason says what is missing; pgseal doctor looks at the server for drills and its role"
         }
         EventKind::ProofOverdue => "pgseal drill tries the backup whose turn it is",
         EventKind::PruneFrozen => "look at the newest backups; nothing is deleted until then",

@@ -65,6 +65,8 @@ pub struct Drilled {
     pub copy: Which,
     /// What an administrator should know.
     pub warnings: Vec<String>,
+    /// Whether anything was restored or could not be. What was not tried changes no earlier verdict.
+    pub is_tried: bool,
 }
 
 /// Restores a backup for trial, and puts the verdict beside it in the store.
@@ -83,7 +85,7 @@ pub async fn drill(
         _ => None,
     };
     let mut drilled = judge(stages, request, manifest.as_deref(), progress, cancel).await?;
-    if let Some(manifest) = &manifest {
+    if let Some(manifest) = manifest.as_ref().filter(|_| drilled.is_tried) {
         if let Err(error) = record(stages, manifest, &drilled).await {
             let warning = format!("the verdict could not be put beside the backup: {error}");
             drilled.warnings.push(warning);
@@ -95,7 +97,7 @@ pub async fn drill(
 async fn record(stages: &Stages, manifest: &Manifest, drilled: &Drilled) -> Result<(), VaultError> {
     let key = ObjectKey::parse(&manifest.object_key)
         .map_err(|_| VaultError::BadKey(manifest.object_key.clone()))?;
-    // It says something about the copy that was tried, and nothing about the other one.
+    // It says something about the copy that was tried; of the first one, which may be damaged where the second was, nothing.
     let second = stages.vault.second();
     let vault = second.filter(|_| drilled.copy == Which::Second);
     let vault = vault.as_ref().unwrap_or(&stages.vault);
@@ -147,6 +149,7 @@ async fn judge(
         server: None,
         copy: request.found.copy,
         warnings: Vec::new(),
+        is_tried: false,
     };
     if request.depth == Depth::Content && !manifest.is_some_and(has_digests) {
         drilled.reason = Some(
@@ -155,6 +158,7 @@ async fn judge(
         );
         return Ok(drilled);
     }
+    drilled.is_tried = true;
     drilled.digests = request.depth == Depth::Content;
     let started = Instant::now();
     let server = request.server.clone();

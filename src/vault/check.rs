@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::error::SIZE_DIFFERS;
 use super::{Bare, Entry, Vault, VaultError, Which, carries};
 use crate::model::digest::Sha256;
 use crate::model::manifest::Manifest;
@@ -198,7 +199,7 @@ impl Vault {
             if head.bytes != manifest.sealed_bytes {
                 return Err(VaultError::Replaced {
                     name,
-                    what: "its size differs",
+                    what: SIZE_DIFFERS,
                 });
             }
         }

@@ -45,16 +45,14 @@ pub enum CopyError {
         source: Box<VaultError>,
     },
     /// Both were read, and one of them is whole.
-    #[error(
-        "{name} can be restored, from its copy in {whole} alone\nhint: pgseal copy {mend} mends the other one"
-    )]
+    #[error("{name} can be restored, from its copy in {whole} alone\nhint: {hint}")]
     OneWhole {
         /// The backup.
         name: String,
         /// The store that has it whole.
         whole: String,
-        /// What to give to `pgseal copy`.
-        mend: String,
+        /// What mends the other one.
+        hint: String,
         /// What is wrong with the other copy.
         #[source]
         source: Box<Self>,

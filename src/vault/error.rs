@@ -163,7 +163,16 @@ pub enum VaultError {
     Panicked,
 }
 
+/// What is said of a dump of the same uid and another size.
+pub(super) const SIZE_DIFFERS: &str = "its size differs";
+
 impl VaultError {
+    /// Whether the object that is there is another backup's.
+    #[must_use]
+    pub fn is_of_another(&self) -> bool {
+        matches!(self, Self::Replaced { what, .. } if *what != SIZE_DIFFERS)
+    }
+
     /// Says which manifest a failed opening was about.
     pub(super) fn of_manifest(self, key: &ObjectKey) -> Self {
         match self {

@@ -6,6 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::list::MANIFESTS_AT_ONCE;
 use super::{Vault, VaultError, blocking, carries, manifest_key, open_bytes, seal_bytes};
+use crate::model::explanation::explain;
 use crate::model::object_key::ObjectKey;
 use crate::model::proof::{PROOF_BYTES_MAX, Proof};
 use crate::store::StoreError;
@@ -39,7 +40,12 @@ impl Vault {
         };
         if let Err(error) = put.await {
             let place = second.store.describe();
-            tracing::warn!(%error, place, "What a drill found is not beside the second copy");
+            let reason = explain(&error);
+            tracing::warn!(
+                reason,
+                place,
+                "What a drill found is not beside the second copy"
+            );
         }
     }
 

@@ -130,7 +130,7 @@ fn is_there(pid: u32) -> bool {
 
 /// By proc_pid_stat(5): the state is behind the program's name, which is in parentheses and may hold some itself.
 fn is_zombie(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
-    state.starts_with(['Z', 'X'])
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    state.trim_ascii_start().starts_with(b"Z")
 }

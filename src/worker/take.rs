@@ -105,7 +105,11 @@ impl Worker {
                 Ok(Took::Job) => pause = PAUSE_FIRST,
                 // Redis lost its data, and this worker with them.
                 Ok(Took::Unregistered) => self.register(stop).await?,
-                Ok(Took::Nothing) if until == Until::Empty => return Ok(()),
+                Ok(Took::Nothing) if until == Until::Empty => {
+                    if !self.has_soon(stop).await {
+                        return Ok(());
+                    }
+                }
                 Ok(Took::Nothing) => {
                     pause = PAUSE_FIRST;
                     self.wait(&mut waiters, stop).await;
@@ -122,6 +126,29 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether something is due by the time that a backup is tried once more, which is waited for: whoever runs a worker that ends
+    /// by itself wants to know how tonight's backup ended, and not tomorrow.
+    async fn has_soon(&self, stop: &Stop) -> bool {
+        let queue = &self.dispatch.queue;
+        let due = queue.enqueue_due(&self.queues, &self.name, self.now());
+        let due = match due.await {
+            Ok(due) if due.moved > 0 => return true,
+            Ok(due) => due.next,
+            Err(error) => {
+                tracing::debug!(%error, "Redis does not say what is due");
+                None
+            }
+        };
+        let left = due.and_then(|at| Duration::try_from(at - self.now()).ok());
+        match left.filter(|left| *left <= self.dispatch.retry_pause) {
+            Some(left) => {
+                self.sleep(left, stop).await;
+                true
+            }
+            None => false,
         }
     }
 

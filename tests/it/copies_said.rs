@@ -1,7 +1,8 @@
 //! What is said of two stores that do not agree, to whoever has to mend them.
 
-use crate::copies::{key, replicated};
+use crate::copies::{damage, key, replicated};
 use crate::harness::cli::PASSPHRASE;
+use crate::harness::gpg::Gpg;
 use crate::harness::postgres::Postgres;
 
 /// Row 173: what cannot be read in the first store is not called missing there, and of what is not there nothing is said to be.
@@ -41,4 +42,35 @@ fn what_is_said_of_two_stores_is_so() {
     pgseal.set("BACKUP_STORE", format!("file:{}", misspelt.display()));
     let said = pgseal.fails(5, &["list"]);
     assert!(said.contains("is not there"), "{said}");
+}
+
+/// Of several backups, the one that cannot be restored at all decides how it ends, whichever comes first; and what is another's is
+/// not to be mended by a command that would refuse.
+#[test]
+fn the_worst_of_several_backups_decides() {
+    let (first, second, pgseal, source, older) = replicated("worst");
+    source.psql("CREATE TABLE of_today ()");
+    let newer = pgseal.json(&["backup"]);
+    let of = |made: &serde_json::Value, store: &std::path::Path| store.join(key(made));
+    let good = std::fs::read(of(&older, &second.bucket())).unwrap();
+    for made in [&older, &newer] {
+        damage(&of(made, &second.bucket()));
+    }
+    pgseal.fails(7, &["copy", "--all", "--check"]);
+    damage(&of(&newer, &first.bucket()));
+    pgseal.fails(4, &["copy", "--all", "--check"]);
+    pgseal.ok(&["delete", key(&newer)]);
+    pgseal.fails(7, &["copy", "--all", "--check"]);
+    std::fs::write(of(&older, &second.bucket()), good).unwrap();
+    pgseal.ok(&["copy", "--all", "--check"]);
+
+    // A manifest of another uid, whole in itself.
+    let manifest = key(&older).replace(".dump.", ".manifest.");
+    let opened = Gpg::new().decrypt(&second.bucket().join(&manifest), PASSPHRASE);
+    let mut other: serde_json::Value = serde_json::from_slice(&opened).unwrap();
+    other["uid"] = "01a21c36-768c-7028-9798-409a1382be0b".into();
+    let sealed = Gpg::new().encrypt(other.to_string().as_bytes(), PASSPHRASE, &[]);
+    std::fs::write(second.bucket().join(&manifest), sealed).unwrap();
+    let said = pgseal.fails(7, &["copy", key(&older), "--check"]);
+    assert!(said.contains("move the other object away"), "{said}");
 }

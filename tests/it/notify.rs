@@ -446,7 +446,7 @@ fn a_restore_and_a_failed_proof_are_told_by_the_command_line() {
     let chats = receiver.sent().split_off(before);
     let chats = sent_to(&chats, "/chat/");
     assert!(chats.last().unwrap().body.contains("FAILED"), "{chats:?}");
-    // A target's own URL is that target; a name that none has is nobody's news.
+    // A target's own URL is that target; a name that none has pings no switch.
     let key = pgseal.json(&["show", "latest"])["object_key"].clone();
     let key = key.as_str().unwrap();
     let file = with_targets(
@@ -458,7 +458,9 @@ fn a_restore_and_a_failed_proof_are_told_by_the_command_line() {
     assert_eq!(told(before).pop().unwrap()["target"], "copy");
     let before = receiver.sent().len();
     pgseal.fails(5, &["backup", "--target", "nosuch"]);
-    assert_eq!(receiver.sent().len(), before);
+    assert_eq!(told(before).pop().unwrap()["type"], "backup.failed");
+    let sent = receiver.sent().split_off(before);
+    assert!(sent_to(&sent, "/ping/").is_empty(), "{sent:?}");
     pgseal.unset("BACKUP_TARGETS_FILE");
     std::fs::remove_file(file).unwrap();
     // A plan restores nothing, and tells nothing.

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use pgseal::catalog::{Ending, Failed, Route, Task};
+use pgseal::catalog::{BackupRequested, Ending, Failed, Route, Task};
 use pgseal::model::alert::Alert;
 use pgseal::model::event::EventKind;
 use pgseal::model::ids::BackupId;
+use pgseal::model::kind::BackupKind;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::harness::api::Api;
-use crate::harness::catalog::{backup_of, catalog_in, complete, restore_of, taken, with_safety};
+use crate::harness::catalog::{
+    backup_of, catalog_in, complete, manifest, restore_of, taken, with_safety,
+};
 use crate::harness::mail::MailServer;
 use crate::harness::postgres::{Postgres, free_port};
 use crate::harness::receiver::{Receiver, Sent, status};
@@ -449,28 +452,53 @@ fn whoever_heard_of_a_failure_hears_of_its_end() {
     assert_eq!(service.catalog.psql(from), "backup.failed");
 }
 
-/// Row 175: an outage is told once a day, however often a slot is missed; and a new one is news.
+/// Row 175: an outage is told once a day, however often a slot is missed; and a new one is news, also where the backup between
+/// the two was asked for before the first was told.
 #[tokio::test]
 async fn an_outage_is_told_once_a_day() {
     let database = Postgres::shared().create_database("outage");
     let catalog = catalog_in(&database).await;
-    let missed = async |last| {
+    let mut slot = OffsetDateTime::now_utc();
+    let mut missed = async || {
+        slot += Duration::from_secs(1);
         let alert = Alert::BackupOverdue {
             target: "one".to_owned(),
-            slot: OffsetDateTime::now_utc(),
-            last,
+            slot,
+            last: None,
         };
-        catalog.record_event(&alert).await.unwrap();
-        database.psql("SELECT count(*) FROM pgseal.events WHERE kind = 'backup.overdue'")
+        catalog
+            .note_overdue("backup:one", slot, &alert)
+            .await
+            .unwrap();
+        database.psql("SELECT (SELECT count(*) FROM pgseal.schedule_slots WHERE overdue_at IS NOT NULL) || ' ' || count(*) \
+            FROM pgseal.events WHERE kind = 'backup.overdue'")
     };
-    assert_eq!(missed(None).await, "1");
-    assert_eq!(missed(None).await, "1");
-    let now = OffsetDateTime::now_utc();
-    assert_eq!(missed(Some(now - Duration::from_secs(3600))).await, "1");
-    // One was made since, and the next one is missing again.
-    assert_eq!(missed(Some(now)).await, "2");
-    database.psql("UPDATE pgseal.events SET at = at - interval '21 hours'");
-    assert_eq!(missed(Some(now - Duration::from_secs(86_400))).await, "3");
+    assert_eq!(missed().await, "1 1");
+    assert_eq!(missed().await, "2 1");
+    let recovered = "SELECT string_agg(coalesce(facts ->> 'recovered_from', '-'), ' ' ORDER BY at) FROM pgseal.events \
+        WHERE kind = 'backup.completed'";
+    // One that somebody asks for says nothing about the schedule; that it was made is no end of the outage.
+    complete(&catalog, "one").await;
+    assert_eq!(database.psql(recovered), "-");
+    assert_eq!(missed().await, "3 1");
+    let asked = BackupRequested {
+        kind: BackupKind::Scheduled,
+        ..backup_of("one")
+    };
+    let row = catalog.request_backup(&asked).await.unwrap();
+    let lease = taken(&catalog, Task::Backup(row.id)).await;
+    database.psql("UPDATE pgseal.events SET at = clock_timestamp() WHERE kind = 'backup.overdue'");
+    catalog
+        .complete_backup(&lease, &manifest("one"))
+        .await
+        .unwrap();
+    assert_eq!(database.psql(recovered), "- backup.overdue");
+    assert_eq!(missed().await, "4 2");
+    database.psql(
+        "UPDATE pgseal.events SET at = at - interval '21 hours'; \
+        UPDATE pgseal.backups SET finished_at = finished_at - interval '1 day'",
+    );
+    assert_eq!(missed().await, "5 3");
 }
 
 /// Row 176: that the server for drills cannot tell is said at its first backup, and again once something was proved.
@@ -490,9 +518,11 @@ async fn that_no_drill_can_tell_is_news_once() {
     assert_eq!(judged(second.id, "UNVERIFIABLE"), "1");
     let why = catalog.unproved_because("one").await.unwrap().unwrap();
     assert!(why.contains("UNVERIFIABLE: no such role"), "{why}");
+    // One that is proved, and then cannot be told again, is the only proof there was.
     assert_eq!(judged(second.id, "PROVEN"), "1");
     assert_eq!(catalog.unproved_because("one").await.unwrap(), None);
-    assert_eq!(judged(first.id, "PROVEN"), "1");
+    assert_eq!(judged(second.id, "UNVERIFIABLE"), "2");
+    assert_eq!(judged(first.id, "FAILED"), "2");
     assert_eq!(judged(first.id, "UNVERIFIABLE"), "2");
 }
 

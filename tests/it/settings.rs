@@ -613,8 +613,18 @@ fn the_doctor_asks_everything_that_is_set() {
         assert_ne!(found["fix"], "", "{setting}: {found}");
     }
     server.psql("postgres", &format!("DROP ROLE {role}"));
-    // Whoever sets none of it needs none of it.
-    let pgseal = Pgseal::new();
+    // Whoever sets none of it needs none of it, nor may look at a catalog that is not there.
+    let mut pgseal = Pgseal::new();
+    let database = service.database.name.replace("job", "alone");
+    server.psql(
+        "postgres",
+        &format!("CREATE ROLE {database} LOGIN PASSWORD 'dummy'"),
+    );
+    server.psql(
+        "postgres",
+        &format!("CREATE DATABASE {database} OWNER {database}"),
+    );
+    pgseal.set("DATABASE_URL", server.url_as(&database, "dummy", &database));
     for subject in ["catalog", "redis", "tokens", "drill server"] {
         assert_eq!(found(&pgseal, subject), Value::Null, "{subject}");
     }

@@ -12,6 +12,7 @@ use super::output::{bytes, moment};
 use crate::backup::NewerClient;
 use crate::config::{self, ConfigError, JwtArgs, NotifyArgs, ScheduleArgs};
 use crate::model::connection::Connection;
+use crate::model::explanation::explain;
 use crate::model::ids::Uid;
 use crate::model::kept::KeptAs;
 use crate::model::object_key::ObjectKey;
@@ -412,25 +413,14 @@ fn kept_found(kept: &KeptDatabase) -> Finding {
     }
 }
 
-/// An error as a finding: what it says with its causes, and its hint as the fix.
+/// An error as a finding: what it says with its causes, and its first hint as the fix.
 fn problem(subject: &'static str, error: &(dyn std::error::Error + 'static)) -> Finding {
-    let mut said = Vec::new();
-    let mut fix = String::new();
-    let mut next = Some(error);
-    while let Some(link) = next {
-        let text = link.to_string();
-        said.extend(
-            text.lines()
-                .filter(|line| !line.starts_with("hint: "))
-                .map(str::to_owned),
-        );
-        if fix.is_empty() {
-            fix = hint_of(&text);
-        }
-        next = link.source();
-    }
-    said.dedup();
-    Finding::problem(subject, said.join(": "), fix)
+    let explained = explain(error);
+    let said = explained.lines().filter(|line| !line.starts_with("hint: "));
+    let said: Vec<&str> = said
+        .map(|line| line.trim_start().trim_start_matches("because: "))
+        .collect();
+    Finding::problem(subject, said.join(": "), hint_of(&explained))
 }
 
 fn hint_of(text: &str) -> String {
