@@ -3,7 +3,8 @@
 
 use pgseal::catalog::{
     BackupRequested, BackupRow, Cancelled, Catalog, CatalogError, Claim, Compared, Ended, Ending,
-    Health, JobStatus, Lease, OfJob, Renewed, Report, RestoreFacts, Safety, Settlement, Task,
+    Health, JobStatus, LastGood, Lease, OfJob, Renewed, Report, RestoreFacts, Safety, Settlement,
+    Task,
 };
 use pgseal::model::ids::{BackupId, RestoreId};
 
@@ -619,4 +620,18 @@ async fn a_cancelled_job_ends_at_once_or_when_its_worker_hears_of_it() {
         .await
         .unwrap();
     assert_eq!(waiting, Cancelled::AtOnce { dependents: vec![] });
+}
+
+/// Of two that delete one backup at once, as two prunes do, one has deleted it.
+#[tokio::test]
+async fn a_deletion_is_whose_row_it_was() {
+    let database = Postgres::shared().create_database("two_delete");
+    let catalog = catalog_in(&database).await;
+    let (row, _) = complete(&catalog, "one").await;
+    for _ in 0..2 {
+        let begun = catalog.begin_deletion(row.id, LastGood::Forced).await;
+        assert_eq!(begun.unwrap().id, row.id);
+    }
+    assert!(catalog.finish_deletion(row.id).await.unwrap());
+    assert!(!catalog.finish_deletion(row.id).await.unwrap());
 }

@@ -596,10 +596,7 @@ fn what_the_catalog_knows_keeps_backups() {
             id(&made[4])
         ));
         let plan = retention.plan(wishes).await.unwrap();
-        // Two at once delete it, and one of them says so.
-        let (one, other) = tokio::join!(retention.carry_out(&plan), retention.carry_out(&plan));
-        let deleted = [one.unwrap().deleted, other.unwrap().deleted].concat();
-        assert_eq!(deleted, [made[2].object_key.as_str()]);
+        retention.carry_out(&plan).await.unwrap();
         assert_eq!(
             stored(&pgseal),
             names([&made[0], &made[1], &made[3], &made[4]])
