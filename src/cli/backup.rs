@@ -92,7 +92,8 @@ impl BackupArgs {
                 return Err(error);
             }
         };
-        let (copied, not_copied) = copy_if_wanted(&vault, &manifest, context).await;
+        let (name, key) = (&manifest.name, &manifest.object_key);
+        let (copied, not_copied) = copy_if_wanted(&vault, name, key, context).await;
         let record = Record::of_summary(&manifest.summary()).copied(copied);
         let place = vault.store.describe();
         let printed = context.output.print(&record, || {
@@ -170,7 +171,8 @@ impl BackupArgs {
 /// Copies a backup that was just made, where there is a second store: what came of it, and why it has only one copy.
 pub(super) async fn copy_if_wanted(
     vault: &Vault,
-    manifest: &Manifest,
+    name: &str,
+    object_key: &str,
     context: &Context,
 ) -> (Option<&'static str>, Option<OneCopy>) {
     if vault.second.is_none() {
@@ -178,17 +180,16 @@ pub(super) async fn copy_if_wanted(
     }
     let progress = Arc::new(Progress::default());
     let copied = async {
-        let key = ObjectKey::parse(&manifest.object_key).map_err(|_| {
-            let source = VaultError::BadKey(manifest.object_key.clone());
-            vault.at_fault(&manifest.name, Which::First, source)
+        let key = ObjectKey::parse(object_key).map_err(|_| {
+            let source = VaultError::BadKey(object_key.to_owned());
+            vault.at_fault(name, Which::First, source)
         })?;
         vault.copy(&key, &progress, &context.cancel).await
     };
     match context.progress.show(&progress, copied).await {
         Ok(_) => (Some("confirmed"), None),
         Err(error) => {
-            let name = manifest.name.clone();
-            let source = error;
+            let (name, source) = (name.to_owned(), error);
             (Some("failed"), Some(OneCopy::First { name, source }))
         }
     }

@@ -24,6 +24,8 @@ use crate::model::explanation::explain;
 use crate::model::ids::BackupId;
 use crate::model::kind::BackupKind;
 use crate::model::manifest::Manifest;
+use crate::model::object_key::ObjectKey;
+use crate::model::summary::Summary;
 use crate::model::target::TargetName;
 use crate::pg::inspect::Depth;
 use crate::progress::Progress;
@@ -33,11 +35,11 @@ use crate::vault::{Limits, Selector, Vault};
 
 const AFTER_HELP: &str = "\
 Examples, for a platform with a timer of its own:
-  pgseal run-scheduled && pgseal prune         backs up if the last slot of BACKUP_SCHEDULE has no backup yet
+  pgseal run-scheduled; pgseal prune           backs up if the last slot of BACKUP_SCHEDULE has no backup yet; watch both exit codes
   pgseal run-scheduled --target shop           that target alone; else all of them, each by its own schedule
   pgseal run-scheduled --enqueue               asks the workers instead; needs REDIS_URL and a catalog
 
-It can be called as often as you like, each slot gets one backup; what was missed is made up for once. Without BACKUP_SCHEDULE every \
+It can be called as often as you like, each slot gets one backup; what was missed is made up for once, a second copy each time. Without BACKUP_SCHEDULE every \
 call makes a backup. With BACKUP_DRILL_SCHEDULE it makes the drill that is due, too. Where pgseal worker has the schedules, it needs \
 no timer.
 
@@ -197,8 +199,8 @@ impl RunScheduledArgs {
         stages.vault = stages.vault.of_target(target)?;
         if let Some(slot) = slot {
             let found = made_for(&stages.vault, target, slot, (context.clock)()).await?;
-            if let Some(name) = found {
-                return Ok(ran("was made").named(name));
+            if let Some(found) = found {
+                return copied_later(&stages.vault, found, ran("was made"), context).await;
             }
         }
         let label =
@@ -212,7 +214,16 @@ impl RunScheduledArgs {
             requested: None,
         };
         let manifest = self.told(&stages, &request, target, context).await?;
-        let (copy, not_copied) = copy_if_wanted(&stages.vault, &manifest, context).await;
+        let (name, key) = (&manifest.name, &manifest.object_key);
+        let (copy, not_copied) = copy_if_wanted(&stages.vault, name, key, context).await;
+        if let Some(not_copied) = &not_copied {
+            let failed = Facts {
+                error: Some(explain(not_copied)),
+                ..Facts::of_manifest(&manifest)
+            };
+            let teller = Teller::of(&self.notify, target, context);
+            teller.tell(EventKind::CopyFailed, failed).await;
+        }
         Ok(Ran {
             copy,
             not_copied,
@@ -437,14 +448,35 @@ impl Ran {
     }
 }
 
-/// The name of the scheduled backup that was made for a slot. One of a clock that was ahead is none: it would stand for
+/// A slot that has its backup: one that has no second copy yet gets it now. That it failed was told when it was made.
+async fn copied_later(
+    vault: &Vault,
+    found: Summary,
+    ran: Ran,
+    context: &Context,
+) -> anyhow::Result<Ran> {
+    let ran = ran.named(name(&found.object_key).to_owned());
+    let key = ObjectKey::parse(&found.object_key)?;
+    if vault.is_copied(&key, found.sealed_bytes).await != Some(false) {
+        return Ok(ran);
+    }
+    let name = ran.name.clone().unwrap_or_default();
+    let (copy, not_copied) = copy_if_wanted(vault, &name, &found.object_key, context).await;
+    Ok(Ran {
+        copy,
+        not_copied,
+        ..ran
+    })
+}
+
+/// The scheduled backup that was made for a slot. One of a clock that was ahead is none: it would stand for
 /// every slot until then.
 async fn made_for(
     vault: &Vault,
     target: &TargetName,
     slot: OffsetDateTime,
     now: OffsetDateTime,
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<Option<Summary>> {
     let listed = vault.list_briefly(&config::list_cache()).await?;
     let complete = listed
         .into_iter()
@@ -458,7 +490,7 @@ async fn made_for(
         let is_its = summary.target == target.as_str();
         summary.kind == BackupKind::Scheduled && is_its && is_for_it
     });
-    Ok(found.map(|summary| name(&summary.object_key).to_owned()))
+    Ok(found)
 }
 
 fn text(ran: &Ran) -> String {

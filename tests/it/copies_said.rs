@@ -2,8 +2,12 @@
 
 use crate::copies::{damage, key, replicated};
 use crate::harness::cli::PASSPHRASE;
+use crate::harness::every_day;
 use crate::harness::gpg::Gpg;
 use crate::harness::postgres::Postgres;
+use crate::harness::receiver::Receiver;
+use crate::harness::s3::Action;
+use crate::notify::{sent_to, set_receiver, verified};
 
 /// Row 173: what cannot be read in the first store is not called missing there, and of what is not there nothing is said to be.
 #[test]
@@ -73,4 +77,37 @@ fn the_worst_of_several_backups_decides() {
     std::fs::write(second.bucket().join(&manifest), sealed).unwrap();
     let said = pgseal.fails(7, &["copy", key(&older), "--check"]);
     assert!(said.contains("move the other object away"), "{said}");
+}
+
+/// A timer tells of a copy that failed once, and makes up for it the next time that it is called.
+#[test]
+fn a_timer_makes_up_for_a_copy() {
+    let (_first, second, mut pgseal, source, _older) = replicated("made_up_for");
+    let receiver = Receiver::start();
+    set_receiver(&mut pgseal, &receiver);
+    pgseal
+        .set("DATABASE_URL", &source.url)
+        .set("BACKUP_SCHEDULE", every_day());
+    second.hook(|call| match call.operation {
+        "PutObject" => Action::Answer(403, "<Error><Code>AccessDenied</Code></Error>"),
+        _ => Action::Pass,
+    });
+    let failures = || {
+        let sent = receiver.sent();
+        let hooks = sent_to(&sent, "/hook/").into_iter().map(verified);
+        hooks.filter(|body| body["type"] == "copy.failed").count()
+    };
+    for _ in 0..2 {
+        pgseal.fails(7, &["run-scheduled"]);
+        assert_eq!(failures(), 1);
+    }
+    second.hook(|_| Action::Pass);
+    let made = pgseal.json(&["run-scheduled"]);
+    assert_eq!(
+        (&made["outcome"], &made["copy"]),
+        (&"was made".into(), &"confirmed".into())
+    );
+    let name = made["name"].as_str().unwrap();
+    pgseal.ok(&["copy", name, "--check"]);
+    assert_eq!(failures(), 1);
 }
