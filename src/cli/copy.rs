@@ -1,5 +1,6 @@
 //! `pgseal copy`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -405,15 +406,15 @@ impl Line {
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, name: &str) -> String {
         let size = self.sealed_bytes.map(bytes).unwrap_or_default();
         match (self.outcome, &self.error) {
-            ("copied", _) => format!("{}  copied and read back, {size}", self.name),
-            ("was there", _) => format!("{}  was there, read back, {size}", self.name),
-            ("checked", _) => format!("{}  both copies are whole, {size}", self.name),
+            ("copied", _) => format!("{name}  copied and read back, {size}"),
+            ("was there", _) => format!("{name}  was there, read back, {size}"),
+            ("checked", _) => format!("{name}  both copies are whole, {size}"),
             (_, error) => {
                 let error = error.as_deref().unwrap_or_default();
-                format!("{}  FAILED: {error}", self.name)
+                format!("{name}  FAILED: {error}")
             }
         }
     }
@@ -421,7 +422,17 @@ impl Line {
 
 fn text(lines: &[Line], place: &str) -> String {
     let good = lines.iter().filter(|line| line.replicated).count() as u64;
-    let mut text: Vec<String> = lines.iter().map(Line::text).collect();
+    let names: BTreeSet<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+    // Two targets' backups of one second have one name.
+    let are_told_apart = names.len() == lines.len();
+    let text = lines.iter().map(|line| {
+        line.text(if are_told_apart {
+            &line.name
+        } else {
+            &line.object_key
+        })
+    });
+    let mut text: Vec<String> = text.collect();
     let of = counted(lines.len() as u64, "backup");
     text.push(format!(
         "{good} of {of} in both stores; the second is {place}"

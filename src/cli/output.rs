@@ -9,6 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::exit::OutputClosed;
+pub(super) use crate::model::counted::counted;
 use crate::model::ids::Uid;
 pub(super) use crate::model::moment::moment;
 use crate::model::proof::Proof;
@@ -331,12 +332,6 @@ pub(super) fn bytes(bytes: u64) -> String {
 /// A number with its thousands apart.
 pub(super) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
-}
-
-/// So many of something.
-pub(super) fn counted(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", count(number))
 }
 
 /// How long a stage took, as JSON.

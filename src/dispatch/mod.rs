@@ -21,6 +21,7 @@ use crate::catalog::{
     RestoreMode, RestoreRequested, RestoreRow, Safety, Task,
 };
 use crate::model::choices::Choices;
+use crate::model::explanation::explain;
 use crate::model::ids::{BackupId, RestoreId};
 use crate::model::kind::BackupKind;
 use crate::queue::job::{Functions, Job};
@@ -370,7 +371,8 @@ impl Dispatch {
         match tokio::time::timeout(ENQUEUE_WITHIN, self.enqueue_pending(now)).await {
             Ok(Ok(_)) => Queued::Now,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "Redis could not be told of a new job; it will be");
+                let reason = explain(&error);
+                tracing::warn!(reason, "Redis could not be told of a new job; it will be");
                 Queued::Later
             }
             Err(_) => Queued::Later,

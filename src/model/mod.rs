@@ -5,6 +5,7 @@ pub mod alert;
 pub mod choices;
 pub mod connection;
 pub mod content_digest;
+pub mod counted;
 pub mod digest;
 pub mod drill;
 pub mod event;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use time::OffsetDateTime;
 
+use super::counted::counted;
 use super::ids::Uid;
 use super::kind::BackupKind;
 use super::manifest::Manifest;
@@ -71,8 +72,9 @@ impl From<&Summary> for Measured {
 pub fn suspicion(now: &Measure, before: &Measure) -> Option<String> {
     if now.tables.saturating_mul(5) < before.tables.saturating_mul(4) {
         return Some(format!(
-            "it has {} tables, the one before had {}",
-            now.tables, before.tables
+            "it has {}, the one before had {}",
+            counted(now.tables, "table"),
+            before.tables
         ));
     }
     let rows = now.rows.zip(before.rows);

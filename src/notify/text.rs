@@ -3,10 +3,11 @@
 //! Names, labels and errors come from databases and users: no line break, no control character and no character that
 //! changes the direction of what follows gets from them into a line of ours. Pure.
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::HumanBytes;
 use time::UtcOffset;
 use time::macros::format_description;
 
+use crate::model::counted::counted;
 use crate::model::event::{Event, EventKind};
 
 /// A name in a subject is cut here; PostgreSQL's own have at most 63 bytes.
@@ -115,17 +116,16 @@ fn facts(event: &Event) -> Vec<String> {
         facts
             .plain_bytes
             .map(|bytes| format!("{} dumped", HumanBytes(bytes))),
-        facts
-            .tables
-            .map(|tables| format!("{} tables", HumanCount(tables))),
-        facts.rows.map(|rows| format!("{} rows", HumanCount(rows))),
+        facts.tables.map(|tables| counted(tables, "table")),
+        facts.rows.map(|rows| counted(rows, "row")),
     ];
     let size: Vec<String> = size.into_iter().flatten().collect();
     if !size.is_empty() {
         lines.push(size.join(", "));
     }
     if let Some(warnings @ 1..) = facts.warnings {
-        lines.push(format!("{warnings} warnings: pgseal show names them"));
+        let warnings = counted(warnings, "warning");
+        lines.push(format!("{warnings}: pgseal show names them"));
     }
     lines
 }

@@ -267,7 +267,7 @@ fn an_emptied_database_holds_retention_until_somebody_accepts_it() {
     let said = pgseal.fails(6, &["prune", "--store-only"]);
     assert!(
         said.contains(&format!(
-            "backup {small} looks wrong: it has 1 tables, the one before had 3"
+            "backup {small} looks wrong: it has 1 table, the one before had 3"
         )),
         "{said}"
     );

@@ -547,6 +547,10 @@ fn the_doctor_asks_everything_that_is_set() {
     ] {
         assert_eq!(found(pgseal, subject)["severity"], "ok", "{subject}");
     }
+    pgseal.unset("BACKUP_SCHEDULE");
+    let none = found(pgseal, "schedule");
+    assert_eq!(none["severity"], "warning", "{none}");
+    pgseal.set("BACKUP_SCHEDULE", "30 2 * * *");
     let due = found(pgseal, "schedule")["found"].to_string();
     assert!(due.contains("02:30:00 UTC"), "{due}");
 

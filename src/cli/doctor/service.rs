@@ -22,17 +22,18 @@ impl DoctorArgs {
     /// Everything that workers, the API and timers need.
     pub(super) async fn service(&self, context: &Context) -> Vec<Finding> {
         let redis = redis().await;
-        let mut findings: Vec<Finding> = catalog(redis.is_some()).await.into_iter().collect();
+        let has_service = redis.is_some();
+        let mut findings: Vec<Finding> = catalog(has_service).await.into_iter().collect();
         findings.extend(redis);
         findings.extend(tokens(&self.tokens));
-        findings.extend(self.times(context));
+        findings.extend(self.times(context, has_service));
         findings.extend(drill_server().await);
         findings.extend(channels(&self.notify, &context.settings));
         findings
     }
 
     /// What is done by itself, and when next.
-    fn times(&self, context: &Context) -> Vec<Finding> {
+    fn times(&self, context: &Context, has_service: bool) -> Vec<Finding> {
         // What is wrong with them is said where the databases are looked at.
         let Ok(targets) = context.settings.targets() else {
             return Vec::new();
@@ -40,6 +41,13 @@ impl DoctorArgs {
         let now = (context.clock)();
         let mut findings = Vec::new();
         match timetables(&targets, &self.schedule) {
+            Ok(timetables) if timetables.is_empty() && has_service => {
+                findings.push(Finding::warning(
+                    "schedule",
+                    "workers make no backup by themselves, and delete none",
+                    "set BACKUP_SCHEDULE, as 30 2 * * *; or let a timer call pgseal enqueue or run-scheduled, and pgseal prune",
+                ));
+            }
             Ok(timetables) => findings.extend(timetables.iter().map(|one| {
                 next(
                     "schedule",

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 
 use super::{Blocker, Items, Plan, Way};
+use crate::model::counted::counted;
+use crate::model::moment::moment;
 
 /// So many names stand in the text; JSON has them all.
 const NAMES_MAX: usize = 10;
@@ -52,26 +54,18 @@ fn head(text: &mut String, plan: &Plan) {
     );
     let from = &plan.from;
     let made = match (&from.database, from.snapshot_at) {
-        (Some(database), Some(at)) => format!(
-            "of {database} at {} UTC",
-            at.to_offset(time::UtcOffset::UTC)
-                .format(time::macros::format_description!(
-                    "[year]-[month]-[day] [hour]:[minute]:[second]"
-                ))
-                .unwrap_or_default()
-        ),
+        (Some(database), Some(at)) => format!("of {database} at {}", moment(at)),
         _ => "nobody recorded of what and when".to_owned(),
     };
     let rows = from
         .rows
-        .map_or_else(String::new, |rows| format!(", {rows} rows"));
+        .map_or_else(String::new, |rows| format!(", {}", counted(rows, "row")));
+    let tables = counted(from.tables as u64, "table");
+    let objects = counted(from.large_objects, "large object");
     line(
         text,
         "backup",
-        &format!(
-            "{made}, {} tables{rows}, {} large objects",
-            from.tables, from.large_objects
-        ),
+        &format!("{made}, {tables}{rows}, {objects}"),
     );
     if !plan.selected.is_empty() {
         line(text, "only", &plan.selected.join(", "));
