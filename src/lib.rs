@@ -19,7 +19,7 @@
 //! | 7 | `main`, [`cli`]: one file for each command, what it prints, exit codes |
 //! | 6 | [`api`]: what administrators ask for, over HTTP · [`worker`]: takes jobs from the queue and settles them |
 //! | 5 | [`config`]: settings, and what they build |
-//! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup · [`retention`]: which backups go · [`dispatch`]: asking for them · [`reconcile`]: bucket and catalog |
+//! | 4 | [`backup`], [`restore`]: the runbooks; a restore may make a safety backup · [`retention`]: which backups go · [`dispatch`]: asking for them, and telling what happened · [`reconcile`]: bucket and catalog |
 //! | 3 | [`vault`]: finding, fetching and proving what is in a store |
 //! | 2 | [`pg`]: pg_dump, pg_restore, the server · [`seal`]: OpenPGP · [`store`]: a folder or a bucket · [`catalog`]: what was asked for, in PostgreSQL · [`queue`]: jobs, on Redis, in RQ's form · [`notify`]: telling people and programs |
 //! | 1 | [`hardening`], [`pipe`], [`progress`], [`reach`]: a URL becomes a session, [`schedule`]: what is due when, [`telemetry`] |

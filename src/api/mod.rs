@@ -44,7 +44,7 @@ pub use serve::serve;
 
 use self::problem::Problem;
 use crate::catalog::{BackupFilter, BackupRow, RestoreFilter};
-use crate::dispatch::{Dispatch, Drills, Timetable};
+use crate::dispatch::{Dispatch, Drills, Outbox, Timetable};
 use crate::model::connection::Connection;
 use crate::model::target::TargetName;
 use crate::store::Store;
@@ -62,6 +62,9 @@ pub struct Parts {
     pub timetables: Vec<Timetable>,
     /// When their backups are tried, and what that may fetch.
     pub drills: Drills,
+    /// What is to be told, and to whom, also where every worker is gone. `None`: there are no channels here, and who has some
+    /// tells it.
+    pub outbox: Option<Outbox>,
     /// Who is believed.
     pub tokens: Tokens,
     /// How strict it is.

@@ -39,6 +39,7 @@ pub async fn serve(listener: TcpListener, parts: Parts, stop: &CancellationToken
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
     connections.spawn(schedule::watch(Arc::clone(&api)));
+    connections.spawn(tell_of_events(Arc::clone(&api)));
     loop {
         // Whoever comes when all places are taken waits in the system's queue.
         let next = async {
@@ -79,6 +80,13 @@ pub async fn serve(listener: TcpListener, parts: Parts, stop: &CancellationToken
         .is_err()
     {
         tracing::warn!("Some requests were not answered by the end");
+    }
+}
+
+/// Sends what nobody else has sent, until the service ends.
+async fn tell_of_events(api: Arc<Api>) {
+    if let Some(outbox) = &api.parts.outbox {
+        outbox.keep(&api.ending).await;
     }
 }
 

@@ -6,10 +6,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::service::{Service, drills, timetables};
+use super::service::{Service, drills, outbox, timetables};
 use crate::api::{self, Confirmation, Parts, Rules, Signature, Target, TokenRules, Tokens};
 use crate::config::{
-    AlgorithmArg, ApiArgs, ConfigError, ConfirmArg, JwtArgs, QueueArgs, ScheduleArgs,
+    AlgorithmArg, ApiArgs, ConfigError, ConfirmArg, JwtArgs, NotifyArgs, QueueArgs, ScheduleArgs,
 };
 use crate::model::connection::Connection;
 use crate::model::target::TargetName;
@@ -40,6 +40,8 @@ pub(super) struct ServeArgs {
     queue: QueueArgs,
     #[command(flatten)]
     schedule: ScheduleArgs,
+    #[command(flatten)]
+    notify: NotifyArgs,
 }
 
 impl ServeArgs {
@@ -69,7 +71,10 @@ impl ServeArgs {
         let targets = configured.connections()?.into_iter().map(named);
         let targets = targets.collect::<Result<_, ConfigError>>()?;
         let service = Service::open(&self.queue).await?;
+        let outbox = outbox(&service.dispatch, &self.notify, &configured, context)?;
+        let has_channels = outbox.notifier.named().next().is_some();
         let parts = Parts {
+            outbox: has_channels.then_some(outbox),
             dispatch: service.dispatch,
             vault: context.settings.vault().await?,
             targets,

@@ -1,8 +1,9 @@
 //! What every command of the service opens, the catalog and the queue, and what it knows of all targets.
 
+use super::Context;
 use crate::catalog::Catalog;
-use crate::config::{self, ConfigError, QueueArgs, ScheduleArgs, Targets};
-use crate::dispatch::{Dispatch, DrillTimetable, Drills, Timetable};
+use crate::config::{self, ConfigError, NotifyArgs, QueueArgs, ScheduleArgs, Targets};
+use crate::dispatch::{Dispatch, DrillTimetable, Drills, Outbox, Timetable};
 use crate::queue::Queue;
 
 /// What is said of a dead man's switch that several targets have.
@@ -69,6 +70,24 @@ pub(super) fn drills(targets: &Targets, schedule: &ScheduleArgs) -> Result<Drill
     }
     let budget = schedule.budget()?;
     Ok(Drills { timetables, budget })
+}
+
+/// What is to be told of all targets, and to whom.
+pub(super) fn outbox(
+    dispatch: &Dispatch,
+    notify: &NotifyArgs,
+    targets: &Targets,
+    context: &Context,
+) -> Result<Outbox, ConfigError> {
+    let databases = targets.connections()?.into_iter();
+    Ok(Outbox {
+        catalog: dispatch.catalog.clone(),
+        notifier: notify.notifier(targets)?,
+        databases: databases
+            .map(|(target, connection)| (target, connection.database().to_owned()))
+            .collect(),
+        clock: context.clock,
+    })
 }
 
 /// The catalog, where there is one.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::output::table;
-use super::service::{SHARED_SWITCH, SHARED_SWITCH_FIX, Service, drills, timetables};
+use super::service::{SHARED_SWITCH, SHARED_SWITCH_FIX, Service, drills, outbox, timetables};
 use crate::config::{
     self, ConfigError, NotifyArgs, QueueArgs, RetentionArgs, ScheduleArgs, WorkerTimes,
 };
@@ -72,6 +72,7 @@ impl WorkerArgs {
         } else {
             self.queues.clone()
         };
+        let outbox = outbox(&service.dispatch, &self.notify, &targets, context)?;
         let worker = Worker {
             name: self.name.clone().unwrap_or_else(new_name),
             queues,
@@ -94,11 +95,11 @@ impl WorkerArgs {
                 keep_replaced: self.times.keep_replaced(),
                 grace: self.times.grace(),
             },
-            notifier: self.notify.notifier(&targets)?,
+            outbox,
             alive_folder: context.settings.spool_folder(),
             state: State::default(),
         };
-        if worker.notifier.shares_a_switch(&targets.names()) {
+        if worker.outbox.notifier.shares_a_switch(&targets.names()) {
             tracing::warn!("{SHARED_SWITCH}: {SHARED_SWITCH_FIX}");
         }
         let until = if self.burst {

@@ -3,6 +3,7 @@
 //! The row is the truth, the job a hint: where Redis is down, the row waits until a worker's housekeeping makes the job.
 
 mod drills;
+mod outbox;
 mod timetable;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use time::OffsetDateTime;
 pub use drills::{
     Budget, DrillAsked, DrillOutlook, DrillTimetable, Drills, Spent, drill_of_command,
 };
+pub use outbox::Outbox;
 pub use timetable::{Asked, Outlook, Timetable, scheduled};
 
 use crate::catalog::{

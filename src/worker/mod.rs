@@ -14,7 +14,6 @@ mod alive;
 #[cfg(feature = "test-support")]
 mod conformance;
 mod copy;
-mod deliver;
 mod drill;
 mod end;
 mod house;
@@ -41,11 +40,10 @@ pub use stop::Stop;
 pub use take::{WorkerError, hostname};
 
 use crate::backup::Stages;
-use crate::dispatch::{Dispatch, Drills, Timetable};
+use crate::dispatch::{Dispatch, Drills, Outbox, Timetable};
 use crate::model::connection::Connection;
 use crate::model::policy::Policy;
 use crate::model::target::TargetName;
-use crate::notify::Notifier;
 use crate::queue::rq::names::{QueueName, WorkerName};
 
 /// One worker: a process, a name, and one job at a time.
@@ -70,8 +68,8 @@ pub struct Worker {
     pub policies: BTreeMap<TargetName, Policy>,
     /// How often what is done.
     pub times: Times,
-    /// Who hears of what happened.
-    pub notifier: Notifier,
+    /// What is to be told, and who hears of it.
+    pub outbox: Outbox,
     /// The folder of its sign of life for a health check.
     pub alive_folder: PathBuf,
     /// What it is doing.
@@ -127,10 +125,18 @@ impl Worker {
             Box::pin(self.keep_house(stop)),
             Box::pin(self.keep_time(stop)),
             self.listen(commands, stop),
-            Box::pin(self.deliver(until, stop))
+            Box::pin(self.tell_of_events(until, stop))
         );
         self.unregister().await;
         ended
+    }
+
+    /// Tells what happened until the worker ends. One that ends with its queues tells what its last job has to say, too.
+    async fn tell_of_events(&self, until: Until, stop: &Stop) {
+        self.outbox.keep(&stop.house).await;
+        if until == Until::Empty {
+            self.outbox.deliver_due(&stop.warm).await;
+        }
     }
 
     fn now(&self) -> OffsetDateTime {

@@ -64,6 +64,8 @@ fn a_drill_proves_a_backup_and_leaves_nothing() {
         said.contains("UNVERIFIABLE") && said.contains("BACKUP_ROW_COUNTS=digests"),
         "{said}"
     );
+    // Nothing was tried, and what was proved stays so.
+    assert_eq!(pgseal.json(&["list"])[0]["proof"]["verdict"], "PROVEN");
 
     // It goes with its backup.
     pgseal.ok(&["delete", "latest"]);

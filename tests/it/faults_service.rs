@@ -1,12 +1,13 @@
 //! What happens to the service as a whole when the kernel takes its memory, its clock jumps, its catalog is silent, cut off
 //! or full, its queue is flooded, or a part of itself panics.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pgseal::backup::{BackupSettings, Stages};
 use pgseal::catalog::Catalog;
-use pgseal::dispatch::{BackupWanted, Dispatch, Drills};
+use pgseal::dispatch::{BackupWanted, Dispatch, Drills, Outbox};
 use pgseal::model::kind::BackupKind;
 use pgseal::model::object_key::Layout;
 use pgseal::model::passphrase::Passphrase;
@@ -413,7 +414,7 @@ async fn worker(service: &Service) -> Worker {
     Worker {
         name: crate::queue::worker("in-process"),
         queues: vec![QueueName::parse("backups").unwrap()],
-        dispatch: dispatch(catalog, queue),
+        dispatch: dispatch(catalog.clone(), queue),
         stages: Stages {
             vault: Vault {
                 store: Store::open(store).await.unwrap(),
@@ -432,7 +433,12 @@ async fn worker(service: &Service) -> Worker {
         timetables: Vec::new(),
         drills: Drills::default(),
         policies: [(TargetName::default(), Policy::default())].into(),
-        notifier: Notifier::default(),
+        outbox: Outbox {
+            catalog: catalog.clone(),
+            notifier: Notifier::default(),
+            databases: BTreeMap::new(),
+            clock,
+        },
         times: Times {
             heartbeat: Duration::from_secs(1),
             maintenance: Duration::from_secs(1),

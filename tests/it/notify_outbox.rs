@@ -175,8 +175,12 @@ fn what_nobody_takes_from_a_command_is_left_to_the_workers() {
     hurry(&api.service);
     api.service.burst();
     assert_eq!(waiting(&api.service), "0");
+    // The API, which has the channels too, may have tried it before.
     let told = types(&receiver.sent()[tries..]);
-    assert_eq!(told, ["backup.completed"]);
+    assert!(
+        !told.is_empty() && told.iter().all(|kind| kind == "backup.completed"),
+        "{told:?}"
+    );
     assert_eq!(api.service.pgseal.json(&["notify", "list"]), json!([]));
     until("the metrics of an empty outbox", || {
         let none = metrics();

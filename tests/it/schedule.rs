@@ -1,13 +1,17 @@
 //! What is due by a schedule: once, whoever looks, and said where nothing comes of it.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::harness::api::Api;
 use crate::harness::cli::Pgseal;
 use crate::harness::postgres::Postgres;
+use crate::harness::receiver::Receiver;
 use crate::harness::service::Service;
 use crate::harness::somebody::until;
 use crate::harness::{every_day, fixture};
+use crate::notify::{sent_to, set_receiver};
 
 /// A service with a schedule that was first seen two days ago, and whose slots all came to nothing.
 fn overdue_service() -> Service {
@@ -148,6 +152,46 @@ fn a_schedule_that_produces_nothing_is_overdue() {
         "{}",
         run.stderr
     );
+}
+
+/// Row 136: no worker runs, and whoever is to hear of it does: the API sends it, where it has the channels.
+#[test]
+fn an_overdue_backup_is_told_where_no_worker_runs() {
+    let receiver = Receiver::start();
+    let mut service = overdue_service();
+    set_receiver(&mut service.pgseal, &receiver);
+    let mut api = Api::of(service);
+    api.json(200, "GET", "/api/admin/schedules", "");
+    let chats = || {
+        let sent = receiver.sent();
+        let chats = sent_to(&sent, "/chat/").into_iter();
+        chats.map(|chat| chat.body.clone()).collect::<Vec<_>>()
+    };
+    until("somebody to hear of it", || !chats().is_empty());
+    assert!(chats()[0].contains("is OVERDUE"), "{:?}", chats());
+    let waiting = "SELECT count(*) FROM pgseal.deliveries WHERE status <> 'sent'";
+    until("it to be recorded", || {
+        api.service.catalog.psql(waiting) == "0"
+    });
+    let run = api.stop();
+    assert_eq!(run.code, 0, "{run}");
+
+    // One without channels leaves what happens to those that have some.
+    for name in [
+        "BACKUP_NOTIFY_WEBHOOK_URL",
+        "BACKUP_NOTIFY_WEBHOOK_SECRET",
+        "BACKUP_NOTIFY_SLACK_URL",
+        "BACKUP_PING_URL",
+    ] {
+        api.service.pgseal.unset(name);
+    }
+    api.service
+        .catalog
+        .psql("UPDATE pgseal.events SET routed_at = NULL; DELETE FROM pgseal.deliveries");
+    api.run();
+    std::thread::sleep(Duration::from_secs(5));
+    let unrouted = "SELECT count(*) FROM pgseal.events WHERE routed_at IS NULL";
+    assert_eq!(api.service.catalog.psql(unrouted), "1");
 }
 
 /// Row 136: whoever fails, or is killed, between finding it and telling of it keeps nobody else from telling.
